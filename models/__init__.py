@@ -1,0 +1,1 @@
+"""The offline half: datasets, LLM knowledge, training and evaluation."""

@@ -1,0 +1,1 @@
+"""Sequence encoders that a model composes: vectors of a history in, one state per position out."""

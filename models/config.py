@@ -1,0 +1,147 @@
+"""One TOML file describes one training run; these frozen models are what it may say."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.errors import ConfigError
+
+View = Literal["collaborative", "semantic"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """Where the run reads. `$NAME` in a path is replaced from the environment."""
+
+    dataset: Path
+    split: str = "leave_one_out"
+    knowledge: Path | None = None
+
+
+class ModelConfig(_Section):
+    """LLM-ESR and, with one view and no distillation, the plain backbone: the same parts (arXiv:2405.20646)."""
+
+    views: tuple[View, ...] = ("collaborative", "semantic")
+    hidden_size: Annotated[int, Field(ge=2, description="width of one view")] = 64
+    max_seq_len: Annotated[int, Field(ge=1)] = 50
+    n_blocks: Annotated[int, Field(ge=1)] = 2
+    n_heads: Annotated[int, Field(ge=1)] = 1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    mode: Annotated[
+        Literal["clean", "reference"],
+        Field(description="clean: causal, padding changes nothing; reference: no masks, as published"),
+    ] = "clean"
+    cross_attention: bool = True
+    collaborative_init: Annotated[
+        Literal["pca", "random"], Field(description="pca: principal components of the LLM item vectors")
+    ] = "pca"
+    distillation_weight: Annotated[float, Field(ge=0, description="alpha of the paper; 0 switches it off")] = 0.1
+    n_teachers: Annotated[int, Field(ge=1, description="similar users per student, N of the paper")] = 10
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.views or len(set(self.views)) != len(self.views):
+            raise ValueError("views: expected one or both of 'collaborative' and 'semantic', each once")
+        if self.hidden_size % self.n_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}")
+        return self
+
+    @property
+    def needs_knowledge(self) -> bool:
+        return (
+            "semantic" in self.views
+            or self.distillation_weight > 0
+            or ("collaborative" in self.views and self.collaborative_init == "pca")
+        )
+
+    @property
+    def is_dual_view(self) -> bool:
+        return len(self.views) == 2
+
+
+class LossConfig(_Section):
+    """What a position is taught: its next item against sampled others."""
+
+    kind: Literal["bce", "sampled_softmax"] = "sampled_softmax"
+    n_negatives: Annotated[
+        int, Field(ge=1, description="bce: per position; sampled_softmax: shared by the positions of a batch")
+    ] = 512
+
+
+class TrainConfig(_Section):
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    batch_size: Annotated[int, Field(ge=1, description="users per step")] = 256
+    max_epochs: Annotated[int, Field(ge=1)] = 200
+    patience: Annotated[int, Field(ge=1, description="epochs without a better validation ndcg@10")] = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class RunConfig(_Section):
+    """The whole of a run's TOML."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    seed: Annotated[int, Field(ge=0)] = 42
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _knowledge_is_named(self) -> Self:
+        if self.model.needs_knowledge and self.data.knowledge is None:
+            raise ValueError("data.knowledge is missing, the model of this run is built on LLM knowledge")
+        return self
+
+
+def expand(text: str) -> str:
+    """`text` with each `$NAME` replaced from the environment.
+
+    Raises:
+        ConfigError: a name is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in os.environ:
+            raise ConfigError(f"the environment variable {name} is not set, {text!r} needs it")
+        return os.environ[name]
+
+    return re.sub(r"\$([A-Z][A-Z0-9_]*)", value, text)
+
+
+def read_config(path: Path) -> RunConfig:
+    """The run described by the TOML file `path`; relative paths in it start at the working directory.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key is unknown, missing or out of range.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML ({error})") from error
+    data = raw.get("data")
+    if isinstance(data, dict):
+        for key in ("dataset", "knowledge"):
+            if isinstance(data.get(key), str):
+                data[key] = expand(data[key])
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: object, origin: str) -> RunConfig:
+    """`raw` as a `RunConfig`; a `ConfigError` names `origin` and every key that does not fit."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, e['loc'])) or 'run'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{origin}: the run's configuration does not fit\n" + "\n".join(faults)) from None

@@ -1,0 +1,71 @@
+"""What training minimises. P real positions of a batch, D dim, N n_items + 1."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.config import LossConfig
+
+
+class SeenItems:
+    """Which (user, item) pairs occur in training, answered for whole tensors at once."""
+
+    def __init__(self, users: Tensor, items: Tensor, n_rows: int) -> None:
+        self._n_rows = n_rows
+        self._keys = torch.unique(users * n_rows + items)  # sorted
+
+    def contains(self, users: Tensor, items: Tensor) -> Tensor:
+        """bool, shaped as `items`; `users` broadcasts against it."""
+        keys = users * self._n_rows + items
+        found = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
+        return self._keys[found] == keys
+
+
+def ranking_loss(
+    config: LossConfig, states: Tensor, targets: Tensor, users: Tensor, table: Tensor, seen: SeenItems
+) -> Tensor:
+    """Scalar loss of states (P, D) against their next items (P,), of users (P,), over table (N, D)."""
+    if config.kind == "bce":
+        return _bce(config, states, targets, users, table, seen)
+    return _sampled_softmax(config, states, targets, table)
+
+
+def _bce(
+    config: LossConfig, states: Tensor, targets: Tensor, users: Tensor, table: Tensor, seen: SeenItems
+) -> Tensor:
+    """Binary cross entropy, negatives uniform over items outside the user's training sequence (sheet, section 6)."""
+    shape = (len(targets), config.n_negatives)
+    negatives = torch.randint(1, table.shape[0], shape, device=targets.device)
+    for _ in range(8):  # a seen item is drawn again; after eight draws of a dense user it is let through
+        clash = seen.contains(users[:, None], negatives)
+        if not clash.any():
+            break
+        negatives = torch.where(clash, torch.randint_like(negatives, 1, table.shape[0]), negatives)
+    positive = (states * F.embedding(targets, table)).sum(-1)
+    negative = torch.einsum("pd,pkd->pk", states, F.embedding(negatives, table))
+    return F.softplus(-positive).mean() + F.softplus(negative).mean()
+
+
+def _sampled_softmax(config: LossConfig, states: Tensor, targets: Tensor, table: Tensor) -> Tensor:
+    """Cross entropy of the next item against uniform negatives that all positions of the batch share."""
+    negatives = torch.randint(1, table.shape[0], (config.n_negatives,), device=targets.device)
+    positive = (states * F.embedding(targets, table)).sum(-1, keepdim=True)  # (P, 1)
+    negative = states @ F.embedding(negatives, table).T  # (P, K)
+    negative = negative.masked_fill(negatives[None, :] == targets[:, None], float("-inf"))
+    return (torch.cat([positive, negative], dim=1).logsumexp(1) - positive[:, 0]).mean()
+
+
+def distillation_loss(students: Tensor, teachers: Tensor, weights: Tensor) -> Tensor:
+    """Mean squared distance of students (B, D) to the mean of their teachers (B, n, D) (LLM-ESR, section 5).
+
+    Args:
+        weights: float (B, n), 1 where a teacher has a history and 0 where it is empty; a student without any
+            teacher adds nothing.
+    """
+    n = weights.sum(1)
+    mean = (teachers * weights[..., None]).sum(1) / n.clamp(min=1)[:, None]
+    distance = ((students - mean.detach()) ** 2).mean(1)
+    has_teacher = (n > 0).to(distance.dtype)
+    return (distance * has_teacher).sum() / has_teacher.sum().clamp(min=1)

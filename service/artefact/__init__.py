@@ -1,0 +1,1 @@
+"""The artefact directory: its manifest, and how it is opened and checked."""

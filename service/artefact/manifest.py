@@ -1,0 +1,114 @@
+"""`manifest.json`: the one file of an artefact that says what the others mean. Both halves use this model."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+SCHEMA_VERSION = 1
+VERSION_PATTERN = r"^\d{8}T\d{6}Z-[0-9a-f]{8}$"
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+HistorySource = Literal["user", "session", "user+session"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Part):
+    """One input or output of a graph. A string in `shape` is a dynamic axis."""
+
+    name: str
+    dtype: Literal["float32", "int64"]
+    shape: list[int | str]
+
+
+class FileSpec(_Part):
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class EncoderSpec(_Part):
+    """How the retriever's graph wants its histories."""
+
+    kind: Annotated[str, Field(description="sasrec, noop, popularity, custom, ...")]
+    padding: Literal["left", "right"]
+    mode: Literal["clean", "reference"] = "clean"
+    max_seq_len: Annotated[int, Field(ge=1)]
+    fixed_length: Annotated[
+        int | None, Field(description="set when the graph takes one length only (reference mode)")
+    ] = None
+    dim: Annotated[int, Field(ge=1)]
+    n_queries: Annotated[int, Field(ge=1)]
+    minimum_history: Annotated[
+        int, Field(ge=0, description="below it the service answers `popular`; 0 = the model answers an empty history")
+    ] = 1
+
+
+class ItemTableSpec(_Part):
+    """A per-item table, row-aligned with items.npy (row 0 is padding)."""
+
+    file: str
+    dtype: str
+    shape: list[int]
+    meaning: str
+
+
+class Evaluation(_Part):
+    """The policy under which the held-out metrics hold; a scenario's defaults follow it."""
+
+    split: str
+    seen_filtered: bool
+    repeats: Annotated[str, Field(description="what happens to targets already in the history")]
+    dropped_targets: dict[str, int] = Field(default_factory=dict)
+    tie_rule: Literal["lowest item_id"] = "lowest item_id"
+    history_length: int
+
+
+class GoldenSpec(_Part):
+    """`golden.npz`: item_seq, seq_len -> queries, top_items, top_scores, per case (empty, short, exact, over-long)."""
+
+    file: str = "golden.npz"
+    cases: list[str]
+    k: int = 20
+    atol_per_std: Annotated[float, Field(description="tolerance = this x the standard deviation of the scores")] = 1e-4
+
+
+class Manifest(BaseModel):
+    """Everything about an artefact that is not weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
+    created_at: datetime
+    paper: str | None
+    role: Literal["retriever"]
+    encoder: EncoderSpec
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    n_items: Annotated[int, Field(ge=1)]
+    item_tables: Annotated[dict[str, ItemTableSpec], Field(description="`items` is items.npy; others by name")]
+    golden: GoldenSpec
+    files: Annotated[dict[str, FileSpec], Field(description="every file of the directory but manifest.json")]
+
+    dataset: dict[str, JsonValue]
+    seed: int | None
+    config: dict[str, JsonValue]
+    knowledge: Annotated[dict[str, JsonValue] | None, Field(description="knowledge.json of the run; null = none used")]
+    history_source: HistorySource
+    history_events: Annotated[list[str], Field(min_length=1)]
+    metrics: Annotated[dict[str, JsonValue], Field(description="held-out, e.g. overall and tail_item blocks")]
+    evaluation: Evaluation | None
+
+
+def version_of(manifest: dict[str, Any], created_at: datetime) -> str:
+    """`YYYYMMDDTHHMMSSZ-<8 hex>`: time of creation and digest of the manifest without its version."""
+    body = Manifest.model_validate({**manifest, "version": "00000000T000000Z-00000000"})
+    digest = hashlib.sha256(body.model_dump_json(exclude={"version"}).encode()).hexdigest()
+    return f"{created_at:%Y%m%dT%H%M%SZ}-{digest[:8]}"
