@@ -1,4 +1,4 @@
-"""The state store in one process's memory, for tests: bounded per owner, but not in owners, and lost with the process."""
+"""The state store in one process's memory, for tests: bounded per owner, not in owners, and lost with the process."""
 
 from __future__ import annotations
 
