@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 SCHEMA_VERSION = 1
 VERSION_PATTERN = r"^\d{8}T\d{6}Z-[0-9a-f]{8}$"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
+
+FileName = Annotated[str, Field(pattern=FILE_PATTERN, description="a plain name inside the artefact, never a path")]
 
 HistorySource = Literal["user", "session", "user+session"]
 
@@ -52,7 +55,7 @@ class EncoderSpec(_Part):
 class ItemTableSpec(_Part):
     """A per-item table, row-aligned with items.npy (row 0 is padding)."""
 
-    file: str
+    file: FileName
     dtype: str
     shape: list[int]
     meaning: str
@@ -70,9 +73,9 @@ class Evaluation(_Part):
 
 
 class GoldenSpec(_Part):
-    """`golden.npz`: item_seq, seq_len -> queries, top_items, top_scores, per case (empty, short, exact, over-long)."""
+    """`golden.npz`: raw histories -> queries, top_items, top_scores, per case (empty, short, exact, over-long)."""
 
-    file: str = "golden.npz"
+    file: FileName = "golden.npz"
     cases: list[str]
     k: int = 20
     atol_per_std: Annotated[float, Field(description="tolerance = this x the standard deviation of the scores")] = 1e-4
@@ -83,7 +86,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     created_at: datetime
@@ -95,7 +98,7 @@ class Manifest(BaseModel):
     n_items: Annotated[int, Field(ge=1)]
     item_tables: Annotated[dict[str, ItemTableSpec], Field(description="`items` is items.npy; others by name")]
     golden: GoldenSpec
-    files: Annotated[dict[str, FileSpec], Field(description="every file of the directory but manifest.json")]
+    files: Annotated[dict[FileName, FileSpec], Field(description="every file of the directory but manifest.json")]
 
     dataset: dict[str, JsonValue]
     seed: int | None

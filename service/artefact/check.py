@@ -1,0 +1,38 @@
+"""Every reason why an artefact would be refused, in one look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.artefact.directory import inspect
+from service.artefact.files import ENCODER
+from service.errors import ArtefactError, ArtefactRefused
+from service.inference.golden import check_golden
+from service.inference.retriever import Retriever, graph_faults
+from service.inference.runtime import make_session
+from service.inference.topk import ExactTopK
+
+
+def check_report(path: Path) -> list[str]:
+    """One sentence per reason for refusal, each naming the file; empty when the service would serve the artefact.
+
+    The graph is loaded even when other files are at fault, but never before its own bytes and those of the files it
+    points to are the manifest's. The golden answers need everything else to be in order.
+    """
+    inspection = inspect(path)
+    reasons = list(inspection.reasons)
+    if inspection.artefact is None:
+        if inspection.manifest is not None and inspection.encoder_trusted:
+            try:
+                session = make_session(path / ENCODER, "cpu", intra_op_threads=1)
+            except ArtefactError as error:
+                reasons.append(str(error))
+            else:
+                reasons += graph_faults(session, inspection.manifest)
+        return reasons
+    try:
+        retriever = Retriever(inspection.artefact, intra_op_threads=1, device="cpu")
+        check_golden(retriever, ExactTopK(inspection.artefact.items, inspection.artefact.available))
+    except ArtefactRefused as refusal:
+        reasons += refusal.reasons
+    return reasons

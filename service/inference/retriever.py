@@ -1,0 +1,112 @@
+"""Histories to queries: the encoder graph of one artefact behind one method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artefact.directory import Artefact
+from service.artefact.files import ENCODER
+from service.artefact.manifest import EncoderSpec, Manifest, TensorSpec
+from service.errors import ArtefactError, ArtefactRefused
+from service.features.sequence import encode_sequences
+from service.inference.runtime import Device, make_session
+
+_ONNX_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
+
+
+class Retriever:
+    """The encoder of one artefact, checked against its manifest and ready to run.
+
+    Raises:
+        ArtefactRefused: the graph cannot be loaded, or its tensors are not the manifest's.
+        SettingsError: ONNX Runtime or the device is not there.
+    """
+
+    def __init__(self, artefact: Artefact, *, intra_op_threads: int, device: Device) -> None:
+        self.artefact = artefact
+        manifest = artefact.manifest
+        label = f"{manifest.name}/{manifest.version}"
+        try:
+            self._session = make_session(artefact.path / ENCODER, device, intra_op_threads)
+        except ArtefactError as error:
+            raise ArtefactRefused(label, [str(error)]) from error
+        faults = graph_faults(self._session, manifest)
+        if faults:
+            raise ArtefactRefused(label, faults)
+
+    @property
+    def provider(self) -> str:
+        """Execution provider the session really uses, e.g. CPUExecutionProvider."""
+        return str(self._session.get_providers()[0])
+
+    def encode(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Queries float32 (batch, n_queries, dim) of item indices, oldest first; the newest max_seq_len are read.
+
+        Raises:
+            UnknownItemIndex: an index outside 1..n_items.
+            ArtefactError: the graph failed, or gave another shape than the manifest says.
+        """
+        manifest = self.artefact.manifest
+        return run_encoder(self._session, manifest.encoder, manifest.n_items, histories)
+
+
+def run_encoder(
+    session: Any, encoder: EncoderSpec, n_items: int, histories: Sequence[Sequence[int]]
+) -> NDArray[np.float32]:
+    """Queries float32 (batch, n_queries, dim) of one `run` over all histories."""
+    if not histories:
+        return np.empty((0, encoder.n_queries, encoder.dim), np.float32)
+    item_seq, seq_len = encode_sequences(
+        histories, encoder.max_seq_len, padding=encoder.padding, length=encoder.fixed_length, n_items=n_items
+    )
+    try:
+        (queries,) = session.run(["queries"], {"item_seq": item_seq, "seq_len": seq_len})
+    except Exception as error:  # ONNX Runtime's exceptions share no base class below Exception
+        raise ArtefactError(
+            f"{ENCODER}: run failed for item_seq {item_seq.shape}: {str(error).splitlines()[0]}"
+        ) from error
+    expected = (len(histories), encoder.n_queries, encoder.dim)
+    if queries.shape != expected:
+        raise ArtefactError(f"{ENCODER}: queries have shape {queries.shape}, the manifest says {expected}")
+    result: NDArray[np.float32] = queries
+    return result
+
+
+def graph_faults(session: Any, manifest: Manifest) -> list[str]:
+    """One sentence for each input or output of the graph that is not the manifest's."""
+    return [
+        *_tensor_faults("input", session.get_inputs(), manifest.inputs),
+        *_tensor_faults("output", session.get_outputs(), manifest.outputs),
+    ]
+
+
+def _tensor_faults(kind: str, found: Sequence[Any], expected: Sequence[TensorSpec]) -> list[str]:
+    tensors = {tensor.name: tensor for tensor in found}
+    faults = []
+    for spec in expected:
+        tensor = tensors.pop(spec.name, None)
+        wanted = f"{spec.dtype} ({', '.join(map(str, spec.shape))})"
+        if tensor is None:
+            faults.append(f"{ENCODER}: {kind} {spec.name!r} is missing, the manifest says {wanted}")
+        elif tensor.type != _ONNX_TYPES[spec.dtype] or not _same_shape(kind, tensor.shape, spec.shape):
+            has = f"{tensor.type} ({', '.join(map(str, tensor.shape))})"
+            faults.append(f"{ENCODER}: {kind} {spec.name!r} is {has}, the manifest says {wanted}")
+    for name in tensors:
+        faults.append(f"{ENCODER}: {kind} {name!r} is not in the manifest")
+    return faults
+
+
+def _same_shape(kind: str, found: Sequence[int | str | None], expected: Sequence[int | str]) -> bool:
+    """Ranks agree; a dynamic axis is dynamic in both; a size agrees, or the graph leaves it open (outputs only)."""
+    if len(found) != len(expected):
+        return False
+    for has, wants in zip(found, expected, strict=True):
+        if isinstance(has, int) and has != wants:
+            return False
+        if not isinstance(has, int) and isinstance(wants, int) and kind == "input":
+            return False
+    return True
