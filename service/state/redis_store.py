@@ -1,0 +1,274 @@
+"""The state store in Redis 6.2 or newer, single server or behind a proxy; the layout is ready for Redis Cluster.
+
+One owner's keys share a hash tag, so each script and each read touches one slot:
+
+    ag:{u:<user_id>}:h   ag:{u:<user_id>}:d   ag:{u:<user_id>}:n        (see `scripts`; sessions have `s:`)
+
+`h` and `n` live for the owner's time to live, `d` for as long as a repeated event_id is a no-op: longer than a session,
+shorter than a user. Deleting an owner deletes the three by name; nothing else is ever written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from redis.asyncio.connection import BlockingConnectionPool
+from redis.exceptions import NoScriptError, ResponseError
+
+from service.errors import StoreUnavailable
+from service.state.lane import Command, Lane
+from service.state.scripts import APPEND, DROP
+from service.state.store import Event, History, Limits, Owner, check_events, merge_sources, owners_of
+
+# A script runs alone in Redis: a long batch for one owner is cut so that readers wait a millisecond, not a hundred.
+EVENTS_PER_SCRIPT = 200
+MERGE_ROUNDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RedisCounters:
+    """What happened since start, for the metrics page."""
+
+    n_timeouts: int  # calls that waited their whole timeout
+    n_rejected: int  # calls not attempted because Redis was known to be away
+    n_lost_connections: int
+    n_refused: int  # commands that Redis answered with an error: out of memory, read-only replica, no permission
+    n_quarantined: int  # stored values that were not ours to read: skipped, or deleted when in the way of a write
+
+
+class RedisStore:
+    """`StateStore` in Redis over two shared connections, one for reads and one for writes: neither delays the other.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`, as redis-py reads them.
+        limits: how much is kept, and for how long.
+        socket_timeout_s: a connection that is silent for longer while an answer is due is given up. It bounds
+            connecting too. Callers have their own, shorter, timeout.
+        admin_timeout_s: for merge, export, delete and ping.
+        probe_s: pause between attempts to reach a Redis that is away.
+        clock: seconds since 1970, the time of arrival for the 24 h in which a repeated event is a no-op.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        limits: Limits | None = None,
+        socket_timeout_s: float = 0.25,
+        admin_timeout_s: float = 1.0,
+        probe_s: float = 0.1,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._admin_timeout_s = admin_timeout_s
+        self._clock = clock
+        self._n_refused = 0
+        self._n_quarantined = 0
+        # The pool only reads the URL and makes connections; a lane owns each one for good. Nothing is retried, and no
+        # command is sent that the caller did not ask for (no CLIENT SETINFO, no health check).
+        factory: Any = BlockingConnectionPool.from_url(
+            url,
+            socket_timeout=socket_timeout_s,
+            socket_connect_timeout=socket_timeout_s,
+            protocol=2,
+            driver_info=None,
+        )
+        self._reads = Lane(factory.make_connection(), probe_s=probe_s)
+        self._writes = Lane(factory.make_connection(), probe_s=probe_s)
+
+    @property
+    def counters(self) -> RedisCounters:
+        lanes = (self._reads, self._writes)
+        return RedisCounters(
+            n_timeouts=sum(lane.n_timeouts for lane in lanes),
+            n_rejected=sum(lane.n_rejected for lane in lanes),
+            n_lost_connections=sum(lane.n_lost for lane in lanes),
+            n_refused=self._n_refused,
+            n_quarantined=self._n_quarantined,
+        )
+
+    async def read(self, user_id: str | None, session_id: str | None, *, timeout_s: float) -> History:
+        user = None if user_id is None else Owner("u", user_id)
+        session = None if session_id is None else Owner("s", session_id)
+        owners = [owner for owner in (user, session) if owner is not None]
+        if not owners:
+            return History([], [])
+        replies = dict(zip(owners, await self._stored(self._reads, owners, timeout_s), strict=True))
+        return History(
+            user=[] if user is None else self._decode(user, replies[user]),
+            session=[] if session is None else self._decode(session, replies[session]),
+        )
+
+    async def append(self, events: Sequence[Event], *, timeout_s: float) -> list[bool]:
+        check_events(events)
+        positions: dict[Owner, list[int]] = {}
+        for position, event in enumerate(events):
+            for owner in owners_of(event):
+                positions.setdefault(owner, []).append(position)
+        cuts = [
+            (owner, wanted[start : start + EVENTS_PER_SCRIPT])
+            for owner, wanted in positions.items()
+            for start in range(0, len(wanted), EVENTS_PER_SCRIPT)
+        ]
+        flags = await self._append([(owner, [events[at] for at in cut]) for owner, cut in cuts], timeout_s=timeout_s)
+        new = [False] * len(events)
+        for (_, cut), cut_flags in zip(cuts, flags, strict=True):
+            for at, flag in zip(cut, cut_flags, strict=True):
+                new[at] |= flag
+        return new
+
+    async def merge(self, user_id: str, *, from_user_id: str | None = None, from_session_id: str | None = None) -> int:
+        """See `StateStore.merge`. The two owners live in different slots, so this is copy, then delete what was copied.
+
+        Stopping anywhere in between leaves events in both places, which repeating puts right: the copy skips what the
+        target holds.
+        """
+        target, moved = Owner("u", user_id), 0
+        for source in merge_sources(user_id, from_user_id, from_session_id):
+            # Another round only when events arrived at the source meanwhile; what is left after the last stays there.
+            for _ in range(MERGE_ROUNDS):
+                [stored] = await self._stored(self._writes, [source], self._admin_timeout_s)
+                events = self._decode(source, stored)
+                if events:
+                    flags = await self._append(
+                        [(target, events)], timeout_s=self._admin_timeout_s, look_in_history=True
+                    )
+                    moved += sum(flags[0])
+                [left] = await self._eval(DROP, [(source, stored[::2])], self._admin_timeout_s)
+                if left == 0:
+                    break
+        return moved
+
+    async def export_user(self, user_id: str) -> list[Event]:
+        owner = Owner("u", user_id)
+        [stored] = await self._stored(self._reads, [owner], self._admin_timeout_s)
+        return self._decode(owner, stored)
+
+    async def delete_user(self, user_id: str) -> int:
+        """See `StateStore.delete_user`. Sessions go first: a repeat after a failure still finds which ones they are."""
+        owner = Owner("u", user_id)
+        [stored] = await self._stored(self._writes, [owner], self._admin_timeout_s)
+        sessions = {event.session_id for event in self._decode(owner, stored) if event.session_id is not None}
+        removed = await self._delete([Owner("s", session) for session in sorted(sessions)]) if sessions else 0
+        return removed + await self._delete([owner])
+
+    async def delete_session(self, session_id: str) -> int:
+        return await self._delete([Owner("s", session_id)])
+
+    async def ping(self) -> None:
+        await asyncio.gather(
+            *(self._run(lane, [("PING",)], self._admin_timeout_s) for lane in (self._reads, self._writes))
+        )
+
+    async def close(self) -> None:
+        await asyncio.gather(self._reads.close(), self._writes.close())
+
+    async def _stored(self, lane: Lane, owners: Sequence[Owner], timeout_s: float) -> list[list[bytes]]:
+        """Per owner member, score, member, score, ... oldest first; a key of another type counts as empty."""
+        newest = -self._limits.max_events
+        replies = await lane.call(
+            [("ZRANGE", _keys(owner)[0], newest, -1, "WITHSCORES") for owner in owners], timeout_s=timeout_s
+        )
+        for position, reply in enumerate(replies):
+            if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
+                self._n_quarantined += 1
+                replies[position] = []
+        return self._accepted(replies)
+
+    def _decode(self, owner: Owner, stored: Sequence[bytes]) -> list[Event]:
+        """Events of one owner, leaving out (and counting) what is not an event of ours."""
+        events = []
+        is_user, owner_id = owner.kind == "u", owner.id
+        for member, score in zip(stored[::2], stored[1::2], strict=True):
+            try:
+                event_id, kind, item_id, session_id = orjson.loads(member[13:])
+                if type(event_id) is type(kind) is type(item_id) is str and (
+                    session_id is None or type(session_id) is str
+                ):
+                    ts = float(score)
+                    if math.isfinite(ts):
+                        events.append(
+                            Event(event_id, kind, item_id, ts, owner_id, session_id)
+                            if is_user
+                            else Event(event_id, kind, item_id, ts, None, owner_id)
+                        )
+                        continue
+            except (ValueError, TypeError):
+                pass
+            self._n_quarantined += 1
+        return events
+
+    async def _append(
+        self, batches: Sequence[tuple[Owner, Sequence[Event]]], *, timeout_s: float, look_in_history: bool = False
+    ) -> list[list[bool]]:
+        limits, now = self._limits, self._clock()
+        calls = []
+        for owner, events in batches:
+            arguments: list[str | bytes | int | float] = [
+                now,
+                now - limits.dedupe_s,
+                limits.max_events,
+                math.ceil(limits.ttl_s(owner) * 1000),
+                math.ceil(limits.dedupe_s * 1000),
+                limits.max_dedupe,
+                int(look_in_history),
+            ]
+            for event in events:
+                arguments += (event.event_id, event.ts, _payload(owner, event))
+            calls.append((owner, arguments))
+        replies = await self._eval(APPEND, calls, timeout_s)
+        self._n_quarantined += sum(reply[0] for reply in replies)
+        return [[flag == 1 for flag in reply[1:]] for reply in replies]
+
+    async def _delete(self, owners: Sequence[Owner]) -> int:
+        return sum(await self._run(self._writes, [("DEL", *_keys(owner)) for owner in owners], self._admin_timeout_s))
+
+    async def _eval(
+        self, script: str, calls: Iterable[tuple[Owner, Sequence[str | bytes | int | float]]], timeout_s: float
+    ) -> list[Any]:
+        """One reply per call. One trip, or two when Redis has lost the script (it restarted)."""
+        deadline = time.monotonic() + timeout_s
+        digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        tails = [(3, *_keys(owner), *arguments) for owner, arguments in calls]
+        replies = await self._writes.call([("EVALSHA", digest, *tail) for tail in tails], timeout_s=timeout_s)
+        missed = [position for position, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if missed:
+            again = await self._writes.call(
+                [("EVAL", script, *tails[position]) for position in missed],
+                timeout_s=max(deadline - time.monotonic(), 0.0),
+            )
+            for position, reply in zip(missed, again, strict=True):
+                replies[position] = reply
+        return self._accepted(replies)
+
+    async def _run(self, lane: Lane, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        return self._accepted(await lane.call(commands, timeout_s=timeout_s))
+
+    def _accepted(self, replies: list[Any]) -> list[Any]:
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                self._n_refused += 1
+                raise StoreUnavailable(f"Redis refused: {reply}") from reply
+        return replies
+
+
+def _keys(owner: Owner) -> tuple[str, str, str]:
+    tag = f"ag:{{{owner.kind}:{owner.id}}}:"
+    return tag + "h", tag + "d", tag + "n"
+
+
+def _payload(owner: Owner, event: Event) -> bytes:
+    """What is stored of an event beside its `ts`. A session's copy leaves out the user: see `History`."""
+    try:
+        return orjson.dumps(
+            (event.event_id, event.type, event.item_id, event.session_id if owner.kind == "u" else None)
+        )
+    except orjson.JSONEncodeError as error:
+        raise ValueError(f"event {event.event_id!r} cannot be stored as text: {error}") from error
