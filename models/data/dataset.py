@@ -157,8 +157,9 @@ def _ascending(ids: pa.Array) -> pa.Array:
 
 def _rows_in(encoded: pa.DictionaryArray, ids: pa.Array) -> NDArray[np.int64]:
     """int64 (rows,): the place of every value in `ids`."""
-    place = pc.index_in(encoded.dictionary, value_set=ids).to_numpy(zero_copy_only=False).astype(np.int64)
-    return place[encoded.indices.to_numpy()]
+    place: NDArray[np.int64] = pc.index_in(encoded.dictionary, value_set=ids).to_numpy().astype(np.int64)
+    rows: NDArray[np.int64] = place[encoded.indices.to_numpy()]
+    return rows
 
 
 def _chronological_order(table: pa.Table, user_rows: NDArray[np.int64], file: str) -> NDArray[np.int64]:
@@ -169,7 +170,7 @@ def _chronological_order(table: pa.Table, user_rows: NDArray[np.int64], file: st
         if table.column(column).null_count:
             unknown = _rows(pc.is_null(table.column(column)))
             raise DatasetError(f"{file}: column '{column}' orders the events but is null in {unknown}")
-        key = _timestamps(table, file) if column == "timestamp" else table.column(column).to_numpy()
+        key: Any = _timestamps(table, file) if column == "timestamp" else table.column(column).to_numpy()
         return np.lexsort((key, user_rows))  # stable: ties keep their order in the file
     return np.argsort(user_rows, kind="stable")
 
@@ -184,7 +185,8 @@ def _timestamps(table: pa.Table, file: str) -> NDArray[np.int64] | None:
         column = pc.floor(column)
     elif not pa.types.is_integer(column.type):
         raise DatasetError(f"{file}: column 'timestamp' is {column.type}, expected whole seconds (int64)")
-    return column.cast(pa.int64()).fill_null(NO_TIMESTAMP).to_numpy()
+    seconds: NDArray[np.int64] = column.cast(pa.int64()).fill_null(NO_TIMESTAMP).to_numpy()
+    return seconds
 
 
 def _scenarios(table: pa.Table, file: str) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
@@ -198,7 +200,8 @@ def _scenarios(table: pa.Table, file: str) -> tuple[NDArray[np.int64] | None, tu
 def _sessions(table: pa.Table) -> NDArray[np.object_] | None:
     if not _has_values(table, "session_id"):
         return None
-    return table.column("session_id").cast(pa.string()).to_numpy()
+    sessions: NDArray[np.object_] = table.column("session_id").cast(pa.string()).to_numpy()
+    return sessions
 
 
 def _aligned_items(items: pa.Table, listed: pa.DictionaryArray, item_ids: pa.Array) -> pa.Table:

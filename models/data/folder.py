@@ -19,8 +19,10 @@ from models.errors import DatasetError
 INTERACTIONS: Final = "interactions.parquet"
 ITEMS: Final = "items.parquet"
 USERS: Final = "users.parquet"
+IMPRESSIONS: Final = "impressions.parquet"
 REJECTED: Final = "rejected.jsonl"
-FILES: Final = (INTERACTIONS, ITEMS, USERS, REJECTED)
+PARQUET_FILES: Final = (INTERACTIONS, ITEMS, USERS, IMPRESSIONS)
+FILES: Final = (*PARQUET_FILES, REJECTED)
 
 
 class Tables(NamedTuple):
@@ -29,6 +31,9 @@ class Tables(NamedTuple):
     interactions: pa.Table
     items: pa.Table | None
     users: pa.Table | None
+    impressions: (
+        pa.Table | None
+    )  # everything shown: user_id, item_id, timestamp, scenario, session_id, label 1 = clicked
 
 
 def read_tables(folder: Path) -> Tables:
@@ -42,13 +47,13 @@ def read_tables(folder: Path) -> Tables:
     if not (folder / INTERACTIONS).is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise DatasetError(f"{folder}: {INTERACTIONS} is missing, found {found}")
-    return Tables(*(_read_parquet(folder / file) for file in (INTERACTIONS, ITEMS, USERS)))
+    return Tables(*(_read_parquet(folder / file) for file in PARQUET_FILES))
 
 
 def digest_of(folder: Path) -> str:
     """sha256 (hex) over the names and bytes of the folder's Parquet files."""
     total = hashlib.sha256()
-    for file in (INTERACTIONS, ITEMS, USERS):
+    for file in PARQUET_FILES:
         if (folder / file).is_file():
             with (folder / file).open("rb") as stream:
                 total.update(f"{file} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
@@ -61,11 +66,13 @@ def write_dataset(
     items: pa.Table,
     users: pa.Table | None = None,
     *,
+    impressions: pa.Table | None = None,
     rejected: Iterable[Mapping[str, Any]] = (),
 ) -> None:
     """Writes the dataset folder; it appears complete or not at all, and replaces a dataset of that name.
 
     Args:
+        impressions: what was shown, clicked or not; rankers learn from it, sequences never see it.
         rejected: rows an importer could not read, one JSON object a line in `rejected.jsonl`; no file if none.
 
     Raises:
@@ -77,7 +84,7 @@ def write_dataset(
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         fresh.chmod(0o755)  # mkdtemp makes it private; a dataset is readable like any other folder
-        for name, table in ((INTERACTIONS, interactions), (ITEMS, items), (USERS, users)):
+        for name, table in zip(PARQUET_FILES, (interactions, items, users, impressions), strict=True):
             if table is not None:
                 pq.write_table(table, fresh / name, compression="zstd")
         rejected = list(rejected)
