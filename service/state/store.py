@@ -79,7 +79,7 @@ class StateStore(Protocol):
         Atomic for each timeline. Safe to repeat after `StoreUnavailable`, when some of it may have been stored.
 
         Raises:
-            ValueError: an event names no owner or its `ts` is not finite (a caller's mistake; nothing was stored).
+            ValueError: an event that no store can place (see `check_events`); nothing was stored.
         """
         ...
 
@@ -113,12 +113,20 @@ class StateStore(Protocol):
 
 
 def check_events(events: Iterable[Event]) -> None:
-    """Raises ValueError on an event that no store can place: without an owner, or with a `ts` that is not finite."""
+    """Raises ValueError on an event that no store can place.
+
+    That is one without an owner, with a `ts` that is not finite, or with text that is not Unicode (half a surrogate
+    pair).
+    """
     for event in events:
         if event.user_id is None and event.session_id is None:
             raise ValueError(f"event {event.event_id!r} has neither user_id nor session_id")
         if not math.isfinite(event.ts):
             raise ValueError(f"event {event.event_id!r} has ts {event.ts}, expected a finite number of seconds")
+        try:
+            f"{event.event_id}{event.type}{event.item_id}{event.user_id}{event.session_id}".encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"event {event.event_id!r} holds text that is not Unicode: {error.reason}") from error
 
 
 def owners_of(event: Event) -> list[Owner]:

@@ -1,7 +1,7 @@
 """Where events go: into the store, or into a bounded queue in memory while the store is away.
 
-The caller is told which, because the two promise different things: `stored` survives the death of Redis, `queued` may be
-lost with this process.
+The caller is told which, because the two promise different things: `stored` survives the death of Redis, `queued` may
+be lost with this process.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class WriterCounters:
 class EventWriter:
     """Appends events in order of arrival, through an outage of the store.
 
-    While anything is queued everything queues, so that the order stays. One task empties the queue from its old end once
-    the store is back; an append that failed half-way is simply repeated, as the store ignores events it has.
+    While anything is queued everything queues, so that the order stays. One task empties the queue from its old end
+    once the store is back; an append that failed half-way is simply repeated, as the store ignores events it has.
 
     Args:
         store: what `stored` means.
@@ -71,7 +71,7 @@ class EventWriter:
 
         Raises:
             StateUnavailable: the store is away and the queue cannot take them all; none of them is queued.
-            ValueError: an event names no owner or its `ts` is not finite; nothing was written.
+            ValueError: an event that no store can place (see `check_events`); nothing was written.
         """
         check_events(events)
         if not self._queue:
