@@ -41,7 +41,11 @@ class MultiHeadAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, query: Tensor, memory: Tensor, bias: Tensor) -> Tensor:
-        q, k, v = self._split(self.to_query(query)), self._split(self.to_key(memory)), self._split(self.to_value(memory))
+        q, k, v = (
+            self._split(self.to_query(query)),
+            self._split(self.to_key(memory)),
+            self._split(self.to_value(memory)),
+        )
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias  # (B, H, L, L)
         mixed = self.dropout(scores.softmax(-1)) @ v  # (B, H, L, D / H)
         return self.to_out(mixed.transpose(1, 2).flatten(2))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.backbones.sasrec import SASRecEncoder
 from models.config import ModelConfig
 from models.contracts import EncoderInputs
+from models.errors import ConfigError
 from models.layers import MultiHeadAttention, left_padding_mask
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class LLMESR(nn.Module):
 
     def item_table(self) -> Tensor:
         """(N, V x D): [E_co ; A(E_llm)], what look-up and scoring both read."""
-        halves = []
+        halves: list[Tensor] = []
         if "collaborative" in self.config.views:
             halves.append(self.item_embeddings)
         if "semantic" in self.config.views:
@@ -115,7 +116,9 @@ def _principal_components(knowledge: Knowledge, width: int) -> Tensor:
     """(N, width): LLM item vectors on their first principal axes, centred, not whitened; row 0 zero."""
     kept = knowledge.pca_components.shape[0]
     if kept < width:
-        raise ValueError(f"knowledge holds {kept} principal components, hidden_size {width} needs as many")
+        raise ConfigError(
+            f"model.hidden_size is {width}, the knowledge holds {kept} principal components to start from"
+        )
     projected = (knowledge.item_vectors - knowledge.pca_mean) @ knowledge.pca_components[:width].T
     projected[0] = 0.0
     return torch.from_numpy(projected).float()

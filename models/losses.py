@@ -32,9 +32,7 @@ def ranking_loss(
     return _sampled_softmax(config, states, targets, table)
 
 
-def _bce(
-    config: LossConfig, states: Tensor, targets: Tensor, users: Tensor, table: Tensor, seen: SeenItems
-) -> Tensor:
+def _bce(config: LossConfig, states: Tensor, targets: Tensor, users: Tensor, table: Tensor, seen: SeenItems) -> Tensor:
     """Binary cross entropy, negatives uniform over items outside the user's training sequence (sheet, section 6)."""
     shape = (len(targets), config.n_negatives)
     negatives = torch.randint(1, table.shape[0], shape, device=targets.device)

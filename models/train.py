@@ -1,0 +1,198 @@
+"""Training of one run: early stopping on validation ndcg@10, a checkpoint an epoch, resumed after a kill."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from torch import Tensor
+
+from models import runs
+from models.batches import TrainBatch, TrainingHistories, n_batches
+from models.config import RunConfig
+from models.llm_esr import LLMESR
+from models.losses import SeenItems, distillation_loss, ranking_loss
+from models.metrics import metrics_of
+from models.progress import bar
+from models.ranking import rank_cases
+
+# What early stopping looks at.
+CRITERION = "ndcg@10"
+
+
+def train(config: RunConfig, folder: Path, console: Console) -> dict[str, Any]:
+    """Train until validation stops improving; the run's summary. A finished run is returned as it is.
+
+    The same configuration gives the same weights on the same machine, killed and resumed or not: every epoch seeds
+    its own random numbers.
+
+    Raises:
+        ModelsError: an input does not fit, or `folder` holds another run.
+    """
+    runs.write_config(folder, config)
+    summary_file = folder / runs.SUMMARY
+    if summary_file.exists():
+        console.print(f"{folder}: already finished, nothing to do")
+        finished: dict[str, Any] = json.loads(summary_file.read_bytes())
+        return finished
+    trainer = _Trainer(config, folder)
+    if trainer.epoch:
+        console.print(f"{folder}: resuming after epoch {trainer.epoch}")
+    summary = trainer.fit(console)
+    runs.write_atomic(summary_file, json.dumps(summary, indent=2).encode())
+    (folder / runs.CHECKPOINT).unlink(missing_ok=True)
+    console.print(
+        f"{folder}: best epoch {summary['best_epoch']} of {summary['epochs']}, "
+        f"validation {CRITERION} {summary['validation'][CRITERION]:.4f}"
+    )
+    return summary
+
+
+class _Trainer:
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.inputs = runs.load_inputs(config)
+        self.device = _device(config.train.device)
+        torch.manual_seed(config.seed)
+        self.model: LLMESR = runs.build_model(config, self.inputs).to(self.device)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.train.learning_rate)
+        train = self.inputs.split.train
+        self.histories = TrainingHistories(
+            train, config.model.max_seq_len, self.device, self.model.describe_inputs().fixed_length
+        )
+        users = torch.as_tensor(np.repeat(np.arange(len(train)), train.lengths), device=self.device)
+        items = torch.as_tensor(train.items, device=self.device)
+        self.seen = SeenItems(users, items, len(self.inputs.dataset.item_ids) + 1)
+        self.similar_users = self._similar_users()
+        self.epoch, self.best_epoch, self.best = 0, 0, -1.0
+        self._resume()
+
+    def fit(self, console: Console) -> dict[str, Any]:
+        config = self.config.train
+        steps = n_batches(len(self.histories.trainable), config.batch_size)
+        with bar(console, "loss", "valid") as progress:
+            while self.epoch < config.max_epochs and self.epoch - self.best_epoch < config.patience:
+                task = progress.add_task(f"epoch {self.epoch + 1}", total=steps, loss="", valid=f"best {self.best:.4f}")
+                self._one_epoch(progress, task)
+                progress.remove_task(task)
+        best = _metric_lines(self.folder)[self.best_epoch - 1]
+        return {
+            "name": self.config.name,
+            "seed": self.config.seed,
+            "epochs": self.epoch,
+            "best_epoch": self.best_epoch,
+            "validation": best["validation"],
+            "n_parameters": sum(p.numel() for p in self.model.parameters()),
+            "seconds_per_epoch": float(np.median([line["seconds"] for line in _metric_lines(self.folder)])),
+            "peak_memory_mb": best["peak_memory_mb"],
+            "dataset": {"name": self.inputs.dataset.name, "sha256": self.inputs.dataset.digest},
+            "knowledge": dict(self.inputs.knowledge.provenance) if self.inputs.knowledge else None,
+        }
+
+    def _one_epoch(self, progress: Progress, task: TaskID) -> None:
+        self.epoch += 1
+        seed = self.config.seed * 100_003 + self.epoch
+        torch.manual_seed(seed)
+        started = time.perf_counter()
+        self.model.train()
+        losses: list[float] = []
+        for batch in self.histories.epoch(self.config.train.batch_size, torch.Generator().manual_seed(seed)):
+            losses.append(self._step(batch))
+            progress.update(task, advance=1, loss=f"loss {np.mean(losses[-50:]):.4f}")
+        seconds = time.perf_counter() - started
+        validation = self._validate()
+        self._record(
+            {
+                "epoch": self.epoch,
+                "loss": float(np.mean(losses)) if losses else None,
+                "validation": validation,
+                "seconds": seconds,
+                "validation_seconds": time.perf_counter() - started - seconds,
+                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+        )
+
+    def _step(self, batch: TrainBatch) -> float:
+        table = self.model.item_table()
+        mask = batch.targets > 0
+        states = self.model.encode_positions(F.embedding(batch.item_seq, table), mask)  # (B, L, D)
+        users = batch.users[:, None].expand_as(mask)[mask]
+        loss = ranking_loss(self.config.loss, states[mask], batch.targets[mask], users, table, self.seen)
+        if self.similar_users is not None:
+            teachers, weights = self._teachers(table.detach(), self.similar_users[batch.users])
+            # The student's input is the ranking loss's own (both leave out the last training item), so one pass serves.
+            loss = loss + self.config.model.distillation_weight * distillation_loss(states[:, -1], teachers, weights)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def _teachers(self, table: Tensor, similar: Tensor) -> tuple[Tensor, Tensor]:
+        """States (B, n, D) of each student's similar users (B, n), and 1 where one has a history at all."""
+        users, at = torch.unique(similar, return_inverse=True)
+        states = torch.empty(len(users), table.shape[1], device=self.device)
+        for group in self.histories.by_length(users, n_groups=6):
+            batch = self.histories.batch(users[group])
+            mask = batch.targets > 0
+            states[group] = self.model.encode_positions(F.embedding(batch.item_seq, table), mask)[:, -1]
+        return states[at], (self.histories.input_len[similar] > 0).to(states.dtype)
+
+    def _similar_users(self) -> Tensor | None:
+        model, knowledge = self.config.model, self.inputs.knowledge
+        if model.distillation_weight == 0 or knowledge is None:
+            return None
+        similar: NDArray[np.int64] = knowledge.similar_users[:, : model.n_teachers].astype(np.int64)
+        return torch.as_tensor(similar, device=self.device)
+
+    def _validate(self) -> dict[str, float]:
+        self.model.eval()
+        return metrics_of(rank_cases(self.model, self.inputs.split.valid, top=0).ranks)
+
+    def _record(self, line: dict[str, Any]) -> None:
+        value = line["validation"][CRITERION]
+        if value > self.best:
+            self.best, self.best_epoch = value, self.epoch
+            runs.save_weights(self.folder / runs.WEIGHTS, self.model)
+        lines = [*_metric_lines(self.folder)[: self.epoch - 1], line]
+        runs.write_atomic(self.folder / runs.METRICS, "".join(json.dumps(x) + "\n" for x in lines).encode())
+        # Written last: a kill before it repeats the epoch, with the same random numbers.
+        runs.save_checkpoint(
+            self.folder / runs.CHECKPOINT,
+            {
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "epoch": self.epoch,
+                "best_epoch": self.best_epoch,
+                "best": self.best,
+            },
+        )
+
+    def _resume(self) -> None:
+        path = self.folder / runs.CHECKPOINT
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.epoch, self.best_epoch, self.best = state["epoch"], state["best_epoch"], state["best"]
+
+
+def _metric_lines(folder: Path) -> list[dict[str, Any]]:
+    path = folder / runs.METRICS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from models.metrics import by_group, metrics_of, paired_bootstrap, tail_items, tail_user_threshold
+
+
+def test_metrics_of_ranks_worked_by_hand() -> None:
+    # Ranks 0, 2, 7 and 30: at 5 two hits, at 10 three, at 20 three.
+    found = metrics_of(np.array([0, 2, 7, 30]))
+    assert found["hr@5"] == 0.5
+    assert found["hr@10"] == 0.75
+    assert found["ndcg@5"] == pytest.approx((1 + 1 / math.log2(4)) / 4)
+    assert found["ndcg@10"] == pytest.approx((1 + 1 / math.log2(4) + 1 / math.log2(9)) / 4)
+    assert found["mrr@10"] == pytest.approx((1 + 1 / 3 + 1 / 8) / 4)
+
+
+def test_an_empty_group_is_not_a_number() -> None:
+    assert math.isnan(metrics_of(np.array([], dtype=np.int64))["hr@10"])
+
+
+def test_tail_items_are_the_four_fifths_with_the_fewest_interactions_ties_by_item_id() -> None:
+    # Ten items, eight are tail; of the three with count 5, items 1, 4 and 9, the first goes to the tail.
+    popularity = np.array([0, 5, 1, 2, 5, 0, 3, 3, 2, 5, 1])
+    assert np.flatnonzero(~tail_items(popularity)).tolist() == [0, 4, 9]
+
+
+def test_tail_users_are_below_the_80th_percentile_of_training_lengths() -> None:
+    assert tail_user_threshold(np.array([1, 1, 2, 2, 3, 3, 4, 4, 5, 10, 20])) == 5
+
+
+def test_groups_carry_their_sizes() -> None:
+    groups = by_group(np.array([0, 99]), {"tail_item": np.array([True, False])})
+    assert groups["overall"]["n"] == 2
+    assert groups["tail_item"] == {"n": 1, **metrics_of(np.array([0]))}
+
+
+def test_a_paired_bootstrap_of_equal_systems_holds_zero_and_of_a_better_one_does_not() -> None:
+    rng = np.random.default_rng(0)
+    hits = rng.random(400)
+    mean, low, high = paired_bootstrap(hits, hits + rng.normal(0, 0.1, 400), seed=1, n_draws=200)
+    assert low <= 0 <= high
+    mean, low, high = paired_bootstrap(hits + 0.5, hits, seed=1, n_draws=200)
+    assert mean == pytest.approx(0.5)
+    assert low > 0

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+
+from models import runs
+from models import train as training
+from models.batches import TrainingHistories, n_batches
+from models.config import parse_config
+from models.data.sequences import Sequences
+from models.errors import ConfigError, RunError
+from models.evaluate import evaluate
+from models.train import train
+
+
+def test_a_batch_pairs_every_item_with_the_one_after_it() -> None:
+    histories = TrainingHistories(Sequences.from_lists([[1, 2, 3, 4], [5], [], [6, 7]]), 2, torch.device("cpu"), None)
+    assert histories.trainable.tolist() == [0, 3]
+    batch = histories.batch(torch.tensor([0, 3]))
+    assert batch.item_seq.tolist() == [[2, 3], [0, 6]]  # the newest max_seq_len inputs
+    assert batch.targets.tolist() == [[3, 4], [0, 7]]
+    assert batch.seq_len.tolist() == [2, 1]
+
+
+def test_an_epoch_holds_every_trainable_user_once() -> None:
+    sequences = Sequences.from_lists([[1] * (2 + n % 7) for n in range(101)])
+    histories = TrainingHistories(sequences, 5, torch.device("cpu"), None)
+    batches = list(histories.epoch(3, torch.Generator().manual_seed(0)))
+    assert sorted(torch.cat([batch.users for batch in batches]).tolist()) == list(range(101))
+    assert len(batches) == n_batches(101, 3)
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "bce"])
+def test_a_tiny_set_can_be_overfitted(loss: str, make_config: Any, tmp_path: Path, quiet: Console) -> None:
+    config = make_config(
+        model={"hidden_size": 12},
+        train={"max_epochs": 40, "patience": 40, "learning_rate": 0.02},
+        loss={"kind": loss, "n_negatives": 8},
+    )
+    summary = train(config, tmp_path / "run", quiet)
+    assert summary["validation"]["hr@5"] > 0.9  # the next number of the cycle, among 12 items
+
+
+def test_a_run_killed_and_resumed_ends_with_the_same_weights(
+    make_config: Any, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(model={"dropout": 0.3}, train={"max_epochs": 4})
+    train(config, tmp_path / "whole", quiet)
+
+    record = training._Trainer._record
+
+    def killed_in_epoch_three(self: Any, line: dict[str, Any]) -> None:
+        if self.epoch == 3:
+            raise KeyboardInterrupt
+        record(self, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Trainer, "_record", killed_in_epoch_three)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "resumed", quiet)
+    with pytest.raises(RunError, match="not finished"):
+        runs.load_run(tmp_path / "resumed")
+    train(config, tmp_path / "resumed", quiet)
+
+    whole, resumed = runs.load_run(tmp_path / "whole"), runs.load_run(tmp_path / "resumed")
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value, atol=0, rtol=0, msg=name)
+    assert not (tmp_path / "resumed" / runs.CHECKPOINT).exists()
+
+
+def test_a_folder_of_another_configuration_is_not_overwritten(make_config: Any, tmp_path: Path, quiet: Console) -> None:
+    train(make_config(train={"max_epochs": 1}), tmp_path / "run", quiet)
+    with pytest.raises(RunError, match="another configuration"):
+        train(make_config(train={"max_epochs": 2}), tmp_path / "run", quiet)
+
+
+def test_evaluation_reports_groups_and_writes_what_the_service_is_held_to(
+    make_config: Any, tmp_path: Path, quiet: Console
+) -> None:
+    folder = tmp_path / "run"
+    train(make_config(train={"max_epochs": 2}), folder, quiet)
+    report = evaluate(folder, quiet, n_negatives=4)
+
+    assert report["test"]["overall"]["n"] == 24
+    assert report["test"]["tail_item"]["n"] + report["test"]["head_item"]["n"] == 24
+    assert report["sampled"]["test"]["overall"]["hr@5"] == 1.0  # 1 target + 4 negatives
+    assert report == json.loads((folder / "evaluation.json").read_bytes())
+    page = (folder / "evaluation.html").read_text()
+    assert page.count("<svg") == 3
+    assert "http" not in page.replace("http://www.w3.org", "").replace("https://matplotlib.org", "").replace(
+        "http://purl.org", ""
+    ).replace("http://creativecommons.org", "")
+
+    predictions = pq.read_table(folder / "predictions.parquet").to_pylist()
+    first = next(row for row in predictions if row["user_id"] == "u00")
+    assert first["history"] == ["i00", "i01", "i02", "i03"]
+    assert first["target"] == "i04"
+    assert not set(first["items"]) & set(first["history"]) - {""} or np.isneginf(first["scores"]).any()
+    assert report["test"]["overall"]["hr@5"] == pytest.approx(
+        np.mean([row["target"] in row["items"][:5] for row in predictions])
+    )
+
+
+def test_a_model_that_needs_knowledge_says_so(make_config: Any, cycle: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.knowledge is missing"):
+        parse_config({"name": "x", "data": {"dataset": str(cycle)}}, "run.toml")
+
+
+def test_an_unknown_key_is_named(cycle: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.toml.*\n.*model\.hiden_size"):
+        parse_config({"name": "x", "data": {"dataset": str(cycle)}, "model": {"hiden_size": 3}}, "run.toml")
