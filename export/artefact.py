@@ -67,14 +67,18 @@ class Draft:
     reference: Encode | None = None
 
 
-def write_artefact(draft: Draft, root: Path) -> Path:
+def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = lambda message: None) -> Path:
     """The new folder `root/<name>/<version>`, on disk and accepted by the service's own check.
 
     Everything is written to a temporary folder below `root` and renamed; a failure or Ctrl-C leaves nothing.
 
+    Args:
+        on_step: called with what begins now.
+
     Raises:
         ArtefactRefused: the service would refuse the result; every reason is in it.
     """
+    on_step("writing the item table")
     root.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
     try:
@@ -87,6 +91,7 @@ def write_artefact(draft: Draft, root: Path) -> Path:
         manifest = _manifest(draft, folder, golden)
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
+        on_step("checking as the service would")
         # The folder carries its final names while it is checked: they are part of the check.
         staged = temporary / draft.name / manifest.version
         staged.parent.mkdir()

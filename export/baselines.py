@@ -5,123 +5,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
-from onnx import TensorProto, helper
-from pydantic import JsonValue
+from onnx import TensorProto, helper, numpy_helper
 
 from export.artefact import Draft, write_artefact
-from export.to_onnx import OPSET, external_table
+from export.errors import ExportError
+from export.items_file import external_table
+from models.data.dataset import read_dataset
+from models.data.splits import SPLITS
 from service.artefact.files import ENCODER
 from service.artefact.manifest import EncoderSpec
 from service.artefact.tables import Catalogue
 
 _MAX_SEQ_LEN = 50
+_OPSET = 20
+
+
+class Columns(TypedDict, total=False):
+    """What may be known of the items, aligned with `item_ids`; by default nothing, count 0, and available."""
+
+    counts: ArrayLike
+    titles: Sequence[str | None]
+    categories: Sequence[str | None]
+    available: ArrayLike
 
 
 def write_noop(
-    root: Path,
-    *,
-    item_ids: Sequence[str],
-    counts: ArrayLike | None = None,
-    titles: Sequence[str | None] | None = None,
-    categories: Sequence[str | None] | None = None,
-    available: ArrayLike | None = None,
-    dim: int = 1,
-    name: str = "noop",
-    dataset: dict[str, JsonValue] | None = None,
+    root: Path, *, item_ids: Sequence[str], dim: int = 1, name: str = "noop", **columns: Unpack[Columns]
 ) -> Path:
     """Folder of an artefact whose every score is 0, so that it answers with the first items: the service alone.
 
     Args:
-        item_ids: ascending; item index of item_ids[i] is i + 1. The other columns are aligned with it.
-        counts: training counts, 0 by default.
+        item_ids: ascending; the item index of item_ids[i] is i + 1.
     """
-    catalogue = make_catalogue(item_ids, counts, titles, categories, available)
-    items = np.zeros((len(item_ids) + 1, dim), np.float32)
-    encoder = _constant_query([0.0] * dim)
-    return _write(root, name, "noop", catalogue, items, encoder, dataset, minimum_history=0)
+    return write_artefact(replace(_noop(make_catalogue(item_ids, **columns), dim), name=name), root)
 
 
 def write_topk_only(
     root: Path,
     *,
     item_ids: Sequence[str],
-    counts: ArrayLike | None = None,
-    titles: Sequence[str | None] | None = None,
-    categories: Sequence[str | None] | None = None,
-    available: ArrayLike | None = None,
     table: NDArray[np.float32] | None = None,
-    dim: int = 16,
-    seed: int = 7,
     name: str = "topk_only",
-    dataset: dict[str, JsonValue] | None = None,
+    **columns: Unpack[Columns],
 ) -> Path:
     """Folder of an artefact whose query is the last item's vector: the catalogue scan without an encoder.
 
     Args:
-        table: float32 (n_items + 1, dim); by default seeded normal rows below a zero row 0.
+        table: float32 (n_items + 1, dim); by default `random_table`.
     """
-    catalogue = make_catalogue(item_ids, counts, titles, categories, available)
-    if table is None:
-        table = np.random.default_rng(seed).standard_normal((len(item_ids) + 1, dim)).astype(np.float32)
-        table[0] = 0.0
-    return _write(root, name, "topk_only", catalogue, table, _last_item(table.shape), dataset, seed=seed)
+    return write_artefact(replace(_topk_only(make_catalogue(item_ids, **columns), table), name=name), root)
 
 
 def write_popularity(
-    root: Path,
-    *,
-    item_ids: Sequence[str],
-    counts: ArrayLike,
-    titles: Sequence[str | None] | None = None,
-    categories: Sequence[str | None] | None = None,
-    available: ArrayLike | None = None,
-    name: str = "popularity",
-    dataset: dict[str, JsonValue] | None = None,
+    root: Path, *, item_ids: Sequence[str], name: str = "popularity", **columns: Unpack[Columns]
 ) -> Path:
     """Folder of an artefact that ranks by log(1 + training count), whatever the history."""
-    catalogue = make_catalogue(item_ids, counts, titles, categories, available)
-    items = np.log1p(np.concatenate([[0], catalogue.popularity])).astype(np.float32)[:, None]
-    return _write(root, name, "popularity", catalogue, items, _constant_query([1.0]), dataset, minimum_history=0)
+    return write_artefact(replace(_popularity(make_catalogue(item_ids, **columns)), name=name), root)
 
 
-def make_catalogue(
-    item_ids: Sequence[str],
-    counts: ArrayLike | None = None,
-    titles: Sequence[str | None] | None = None,
-    categories: Sequence[str | None] | None = None,
-    available: ArrayLike | None = None,
-) -> Catalogue:
-    """Catalogue with what is not given filled in: no titles, no categories, count 0, everything available."""
+def write_baseline(
+    kind: str,
+    dataset_folder: Path,
+    root: Path,
+    *,
+    name: str | None = None,
+    split: str = "leave_one_out",
+    on_step: Callable[[str], None] = lambda message: None,
+) -> Path:
+    """Folder of the baseline `kind` (noop, topk_only, popularity) over a dataset's catalogue and training counts.
+
+    Raises:
+        ExportError: no such split.
+        DatasetError: the folder is not a dataset.
+    """
+    if split not in SPLITS:
+        raise ExportError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    dataset = read_dataset(dataset_folder)
+    catalogue = make_catalogue(
+        dataset.item_ids,
+        counts=np.bincount(SPLITS[split](dataset).train.items, minlength=len(dataset.item_ids) + 1)[1:],
+        titles=[title or None for title in dataset.item_titles()],
+        categories=[category or None for category in dataset.item_categories()],
+    )
+    draft = replace(
+        BASELINES[kind](catalogue),
+        name=name or kind,
+        dataset={"name": dataset.name, "sha256": dataset.digest, "split": split},
+    )
+    return write_artefact(draft, root, on_step)
+
+
+def make_catalogue(item_ids: Sequence[str], **columns: Unpack[Columns]) -> Catalogue:
+    """Catalogue of `item_ids` with what is not given filled in."""
     n_items = len(item_ids)
     return Catalogue(
         item_ids=list(item_ids),
-        titles=[None] * n_items if titles is None else list(titles),
-        categories=[None] * n_items if categories is None else list(categories),
-        popularity=np.zeros(n_items, np.int64) if counts is None else np.asarray(counts, np.int64),
-        available=np.ones(n_items, np.bool_) if available is None else np.asarray(available, np.bool_),
+        titles=list(columns.get("titles", [None] * n_items)),
+        categories=list(columns.get("categories", [None] * n_items)),
+        popularity=np.asarray(columns.get("counts", np.zeros(n_items)), np.int64),
+        available=np.asarray(columns.get("available", np.ones(n_items)), np.bool_),
     )
 
 
-def _write(
-    root: Path,
-    name: str,
-    kind: str,
-    catalogue: Catalogue,
-    items: NDArray[np.float32],
-    model: onnx.ModelProto,
-    dataset: dict[str, JsonValue] | None,
-    *,
-    minimum_history: int = 1,
-    seed: int | None = None,
-) -> Path:
-    draft = Draft(
-        name=name,
+def random_table(n_items: int, dim: int = 16, seed: int = 7) -> NDArray[np.float32]:
+    """float32 (n_items + 1, dim): seeded normal rows below a zero row 0."""
+    table = np.random.default_rng(seed).standard_normal((n_items + 1, dim)).astype(np.float32)
+    table[0] = 0.0
+    return table
+
+
+def _noop(catalogue: Catalogue, dim: int = 1) -> Draft:
+    items = np.zeros((len(catalogue.item_ids) + 1, dim), np.float32)
+    return _draft("noop", catalogue, items, _constant_query([0.0] * dim), minimum_history=0)
+
+
+def _topk_only(catalogue: Catalogue, table: NDArray[np.float32] | None = None) -> Draft:
+    items = random_table(len(catalogue.item_ids)) if table is None else table
+    return _draft("topk_only", catalogue, items, _last_item(items.shape), minimum_history=1)
+
+
+def _popularity(catalogue: Catalogue) -> Draft:
+    items = np.log1p(np.concatenate([[0], catalogue.popularity])).astype(np.float32)[:, None]
+    return _draft("popularity", catalogue, items, _constant_query([1.0]), minimum_history=0)
+
+
+BASELINES: dict[str, Callable[[Catalogue], Draft]] = {
+    "noop": _noop,
+    "topk_only": _topk_only,
+    "popularity": _popularity,
+}
+
+
+def _draft(
+    kind: str, catalogue: Catalogue, items: NDArray[np.float32], model: onnx.ModelProto, minimum_history: int
+) -> Draft:
+    return Draft(
+        name=kind,
         paper=None,
         encoder=EncoderSpec(
             kind=kind,
@@ -134,23 +161,19 @@ def _write(
         items=items,
         catalogue=catalogue,
         write_encoder=lambda folder: onnx.save(model, folder / ENCODER),
-        dataset=dataset or {},
-        seed=seed,
     )
-    return write_artefact(draft, root)
 
 
 def _constant_query(query: list[float]) -> onnx.ModelProto:
     """item_seq, seq_len -> the same query for every row."""
-    row = np.array([[query]], np.float32)
     nodes = [
         helper.make_node("Shape", ["seq_len"], ["batch"]),
         helper.make_node("Concat", ["batch", "one_one"], ["repeats"], axis=0),
         helper.make_node("Tile", ["row", "repeats"], ["queries"]),
     ]
     constants = [
-        onnx.numpy_helper.from_array(row, "row"),
-        onnx.numpy_helper.from_array(np.array([1, 1], np.int64), "one_one"),
+        numpy_helper.from_array(np.array([[query]], np.float32), "row"),
+        numpy_helper.from_array(np.array([1, 1], np.int64), "one_one"),
     ]
     return _model(nodes, constants, len(query))
 
@@ -161,7 +184,7 @@ def _last_item(shape: tuple[int, ...]) -> onnx.ModelProto:
         helper.make_node("Gather", ["item_seq", "last"], ["newest"], axis=1),
         helper.make_node("Gather", ["items", "newest"], ["queries"], axis=0),
     ]
-    constants = [onnx.numpy_helper.from_array(np.array([-1], np.int64), "last"), external_table("items", shape)]
+    constants = [numpy_helper.from_array(np.array([-1], np.int64), "last"), external_table("items", shape)]
     return _model(nodes, constants, shape[1])
 
 
@@ -176,4 +199,4 @@ def _model(nodes: list[onnx.NodeProto], constants: list[TensorProto], dim: int) 
         [helper.make_tensor_value_info("queries", TensorProto.FLOAT, ["batch", 1, dim])],
         constants,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)

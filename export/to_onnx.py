@@ -2,26 +2,101 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
-import numpy as np
-import onnx
-from onnx import TensorProto
+import onnx_ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-from service.artefact.files import ITEMS
+from export.errors import ExportError
+from export.graphs import EncoderGraph
+from export.items_file import table_range
+from service.artefact.files import ENCODER, ITEMS
 
 OPSET = 20
 
+_LARGEST_BATCH = 4096
 
-def external_table(name: str, shape: Sequence[int]) -> TensorProto:
-    """A float32 initializer whose bytes are items.npy itself, after its header: one copy on disk and in memory."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<f4", "fortran_order": False, "shape": tuple(map(int, shape))}
+
+def write_encoder(graph: EncoderGraph, folder: Path) -> Path:
+    """`folder/encoder.onnx` of the graph; its table is not in it, the look-up reads items.npy beside it.
+
+    Both axes are dynamic, the length up to max_seq_len; a model with a fixed length gets that length.
+
+    Raises:
+        ExportError: the item look-up did not survive as one initializer.
+    """
+    inputs = graph.inputs
+    # An example axis of 1 would be taken for a constant.
+    length = inputs.fixed_length or inputs.max_seq_len
+    item_seq = torch.ones(2, length, dtype=torch.int64)
+    seq_len = torch.full((2,), length, dtype=torch.int64)
+    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    is_dynamic = inputs.fixed_length is None and inputs.max_seq_len > 1
+    columns = {1: torch.export.Dim("length", min=1, max=inputs.max_seq_len)} if is_dynamic else {}
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.eval(),
+            (item_seq, seq_len),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["item_seq", "seq_len"],
+            output_names=["queries"],
+            dynamic_shapes={"item_seq": {0: batch, **columns}, "seq_len": {0: batch}},
+            verbose=False,
+        )
+    assert program is not None, "dynamo=True gives a program"
+    model: onnx_ir.Model = program.model
+    _point_at_items(model, graph, folder)
+    # Stack traces with this machine's paths, ten times the size of a small model's weights.
+    ClearMetadataAndDocStringPass()(model)
+    path = folder / ENCODER
+    onnx_ir.save(model, path)
+    return path
+
+
+def _point_at_items(model: onnx_ir.Model, graph: EncoderGraph, folder: Path) -> None:
+    shape = list(graph.items.shape)
+    tables = [
+        value
+        for name, value in model.graph.initializers.items()
+        if name.split(".")[-1] == "items" and value.shape is not None and list(value.shape.numpy()) == shape
+    ]
+    if len(tables) != 1:
+        raise ExportError(
+            f"{ENCODER}: {len(tables)} initializers hold the item table {shape}, expected 1; "
+            "encode_vectors must get item vectors through its argument alone"
+        )
+    offset, length = table_range(shape)
+    tables[0].const_value = onnx_ir.ExternalTensor(
+        ITEMS,
+        offset=offset,
+        length=length,
+        dtype=onnx_ir.DataType.FLOAT,
+        shape=onnx_ir.Shape(shape),
+        name=str(tables[0].name),
+        base_dir=folder,
     )
-    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
-    length = int(np.prod(shape, dtype=np.int64)) * np.dtype(np.float32).itemsize
-    for key, value in {"location": ITEMS, "offset": header.tell(), "length": length}.items():
-        tensor.external_data.append(onnx.StringStringEntryProto(key=key, value=str(value)))
-    return tensor
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs about packages it does not need, such as torchvision, and torch warns about its own internals
+    (`isinstance(treespec, LeafSpec)` in torch 2.13); errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", message="# The axis name: batch")  # both inputs share it on purpose
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

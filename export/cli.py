@@ -1,0 +1,120 @@
+"""`python -m export`: runs, baselines and models of the user's own become artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+Out = Annotated[Path, typer.Option(help="Folder of all artefacts; the new one is OUT/NAME/VERSION.")]
+Name = Annotated[str | None, typer.Option(help="Name of the artefact.")]
+
+
+class Baseline(StrEnum):
+    """Artefacts without a model."""
+
+    NOOP = "noop"
+    TOPK_ONLY = "topk_only"
+    POPULARITY = "popularity"
+
+
+class HistorySourceName(StrEnum):
+    """Whose events make a history."""
+
+    USER = "user"
+    SESSION = "session"
+    USER_SESSION = "user+session"
+
+
+class _RunByDefault(TyperGroup):
+    """`python -m export RUN` means `python -m export run RUN`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Make artefacts the service can load. `python -m export RUN` is short for `python -m export run RUN`.",
+)
+
+
+@app.command()
+def run(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
+    out: Out = Path("artefacts"),
+    name: Name = None,
+    history_source: Annotated[
+        HistorySourceName, typer.Option(help="Whose events make a history.")
+    ] = HistorySourceName.USER_SESSION,
+) -> None:
+    """Export a training run: encoder graph, item table, golden answers, manifest; held to torch, then to the service.
+
+    Example: `python -m export runs/beauty-llm-esr --out artefacts`
+    """
+    with _reporting(total=5) as step:
+        step("loading the run")
+        from export.artefact import write_artefact
+        from export.run import draft_of
+        from models.runs import load_run
+
+        draft = draft_of(load_run(run), name=name, history_source=history_source.value, on_step=step)
+        path = write_artefact(draft, out, on_step=step)
+    typer.echo(path)
+
+
+@app.command()
+def baseline(
+    kind: Annotated[Baseline, typer.Argument(help="Which baseline.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder: catalogue and training counts.")],
+    out: Out = Path("artefacts"),
+    name: Name = None,
+    split: Annotated[str, typer.Option(help="Split whose training part is counted.")] = "leave_one_out",
+) -> None:
+    """Make an artefact without a model: what a model must beat, and what the service costs alone.
+
+    Example: `python -m export baseline popularity $AFTERGLOW_DATA/amazon_beauty --out artefacts`
+    """
+    with _reporting(total=3) as step:
+        step("reading the dataset")
+        from export.baselines import write_baseline
+
+        path = write_baseline(kind.value, dataset, out, name=name, split=split, on_step=step)
+    typer.echo(path)
+
+
+@contextmanager
+def _reporting(total: int) -> Iterator[Any]:
+    """Steps on stderr; a known error is one message and exit code 1, Ctrl-C is 130 and leaves nothing behind."""
+    from export.errors import ExportError
+    from export.progress import steps
+    from models.errors import ModelsError
+    from service.errors import AfterglowError
+
+    console = Console(stderr=True)
+    try:
+        with steps(console, total) as step:
+            yield step
+    except (ExportError, ModelsError, AfterglowError) as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        console.print("interrupted, nothing was written", highlight=False)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python -m export")

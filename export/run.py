@@ -1,0 +1,103 @@
+"""From a finished training run to what becomes its artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.artefact import Draft
+from export.graphs import EncoderGraph
+from export.parity import check_parity, torch_queries
+from export.to_onnx import write_encoder
+from models.runs import Run
+from service.artefact.files import ENCODER
+from service.artefact.manifest import EncoderSpec, Evaluation, HistorySource
+from service.artefact.tables import Catalogue
+from service.inference.runtime import make_session
+
+
+def draft_of(
+    run: Run,
+    *,
+    name: str | None = None,
+    history_source: HistorySource = "user+session",
+    on_step: Callable[[str], None] = lambda message: None,
+) -> Draft:
+    """What to write for the run: its encoder with the folded item table, held to torch while it is exported.
+
+    A run that was not evaluated has no metrics and no evaluation policy in its manifest.
+    """
+    graph = EncoderGraph(run.model)
+    inputs = graph.inputs
+    encoder = EncoderSpec(
+        kind=inputs.kind,
+        padding=inputs.padding,
+        mode=inputs.mode,
+        max_seq_len=inputs.max_seq_len,
+        fixed_length=inputs.fixed_length,
+        dim=inputs.dim,
+        n_queries=inputs.n_queries,
+    )
+
+    def write(folder: Path) -> None:
+        on_step("exporting the encoder to ONNX")
+        write_encoder(graph, folder)
+        on_step("comparing ONNX Runtime with torch")
+        check_parity(graph, make_session(folder / ENCODER, "cpu", intra_op_threads=1), encoder)
+
+    evaluation = None if run.evaluation is None else Evaluation.model_validate(_policy(run.evaluation))
+    return Draft(
+        name=name or str(run.config["name"]),
+        paper=inputs.paper,
+        encoder=encoder,
+        items=graph.items.numpy(),
+        catalogue=_catalogue(run),
+        write_encoder=write,
+        dataset=_dataset(run),
+        seed=run.config["seed"],
+        config=_without_paths(run.config),
+        knowledge=run.knowledge,
+        history_source=history_source,
+        metrics={} if run.evaluation is None else dict(run.evaluation["test"]),
+        evaluation=evaluation,
+        reference=lambda histories: torch_queries(graph, encoder, [list(history) for history in histories]),
+    )
+
+
+def _catalogue(run: Run) -> Catalogue:
+    dataset = run.dataset
+    n_items = len(dataset.item_ids)
+    return Catalogue(
+        item_ids=list(dataset.item_ids),
+        titles=[title or None for title in dataset.item_titles()],
+        categories=[category or None for category in dataset.item_categories()],
+        popularity=np.bincount(run.split.train.items, minlength=n_items + 1)[1:].astype(np.int64),
+        available=np.ones(n_items, np.bool_),
+    )
+
+
+def _dataset(run: Run) -> dict[str, Any]:
+    dataset = run.dataset
+    return {
+        "name": dataset.name,
+        "sha256": dataset.digest,
+        "split": run.split.name,
+        "n_users": len(dataset.user_ids),
+        "n_items": len(dataset.item_ids),
+        "n_interactions": len(dataset.sequences.items),
+    }
+
+
+def _policy(report: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation's policy as the manifest words it."""
+    policy = report["policy"]
+    return {name: policy[name] for name in Evaluation.model_fields if name in policy}
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """The resolved configuration with folders by name: where they lay on the training machine is nobody's business."""
+    data = {key: Path(value).name if key != "split" and value else value for key, value in config["data"].items()}
+    return {**config, "data": data}
