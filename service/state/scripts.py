@@ -29,11 +29,15 @@ for key, expected in pairs({[h] = 'zset', [d] = 'zset', [n] = 'string'}) do
   end
 end
 
+local function sound(count)  -- a count that leaves room within 12 digits; damage can look like any number
+  return count and count >= 0 and count <= 1e11 and count == math.floor(count)
+end
 local last = tonumber(redis.call('GET', n))
-if not last or last < 0 or last > 1e11 or last ~= math.floor(last) then
+if not sound(last) then
   last = 0
   for _, member in ipairs(redis.call('ZRANGE', h, -max_events, -1)) do
-    last = math.max(last, tonumber(string.match(member, '^(%d%d%d%d%d%d%d%d%d%d%d%d):')) or 0)
+    local arrival = tonumber(string.match(member, '^(%d%d%d%d%d%d%d%d%d%d%d%d):'))
+    if sound(arrival) and arrival > last then last = arrival end
   end
 end
 
