@@ -6,6 +6,7 @@ scenario, session_id), `items.parquet` (item_id, title, text columns) and `users
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +20,12 @@ from models.data.folder import INTERACTIONS, ITEMS, digest_of, read_tables, writ
 from models.data.sequences import Sequences
 from models.errors import DatasetError
 
-__all__ = ["NO_TIMESTAMP", "Dataset", "Sequences", "dataset_from_tables", "read_dataset", "write_dataset"]
+__all__ = ["HTTP_ID", "NO_TIMESTAMP", "Dataset", "Sequences", "dataset_from_tables", "read_dataset", "write_dataset"]
 
 # Stands in `Dataset.timestamps` where some rows of a set have a time and this one has none.
 NO_TIMESTAMP: Final[int] = int(np.iinfo(np.int64).min)
+# What the service takes as an id. Reading allows others, since a dataset may serve offline work alone.
+HTTP_ID: Final = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,7 +63,7 @@ def digest_of(folder: Path) -> str:
 def write_dataset(
     folder: Path,
     interactions: pa.Table,
-    items: pa.Table,
+    items: pa.Table | None,
     users: pa.Table | None = None,
     *,
     impressions: pa.Table | None = None,
@@ -79,7 +79,7 @@ def write_dataset(
         DatasetError: `folder` exists and holds something that is not part of a dataset.
     """
     folder = Path(folder)
-    check_replaceable(folder)
+    check_writable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -96,8 +96,8 @@ def write_dataset(
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def check_replaceable(folder: Path) -> None:
-    """Nothing if `folder` may be written; DatasetError if it holds anything that is not part of a dataset."""
+def check_writable(folder: Path, *, force: bool = True) -> None:
+    """Raises DatasetError if `folder` holds other things than a dataset, or without `force` anything at all."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -108,6 +108,8 @@ def check_replaceable(folder: Path) -> None:
             f"{folder}: holds {', '.join(foreign[:5])}, which no dataset has; "
             "expected a new folder or one with a dataset alone"
         )
+    if not force and any(folder.iterdir()):
+        raise DatasetError(f"{folder}: holds a dataset already, expected a new folder; --force replaces it")
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:

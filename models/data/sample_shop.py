@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.data.folder import check_replaceable, write_dataset
-from models.data.progress import track
+from models.data.folder import check_writable, write_dataset
 from models.data.shop_catalogue import BRANDS, STYLES, TOPICS, Style, Thing, Topic
 from models.data.shop_shoppers import SCENARIOS, Event, Shelf, Shopper
+from models.data.terminal import track
 from models.errors import DatasetError
 
 MINIMUM_ITEMS: Final = 10  # fewer leave a shopper nothing to choose from
@@ -38,7 +38,7 @@ def generate(folder: Path, seed: int = 7, n_users: int = 1500, n_items: int = 60
     Raises:
         DatasetError: a size is too small, or `folder` holds something else.
     """
-    check_replaceable(folder)
+    check_writable(folder)
     shop = make_shop(seed, n_users, n_items)
     write_dataset(folder, shop.interactions, shop.items, impressions=shop.impressions)
 

@@ -85,17 +85,21 @@ class Shopper:
 
     def visits(self) -> list[Event]:
         """Every click of this shopper, oldest first, strictly increasing in time."""
-        rng = self._rng
-        slots = np.sort(rng.choice(N_DAYS * DAY_S // SLOT_S, size=self._n_clicks, replace=False))
-        events: list[Event] = []
-        for session, slot in enumerate(slots):  # one slot per click is the most that can be needed
-            scenario = self._choose_scenario(int(slot))
-            n_clicks = 1 + rng.poisson(SCENARIOS[scenario].mean_clicks - 1)
-            n_clicks = min(n_clicks, MAXIMUM_CLICKS, self._n_clicks - len(events))
-            if n_clicks <= 0:
+        # One slot per click is the most that can be needed. Taking them unsorted until the clicks are planned spreads
+        # the sessions over the whole time.
+        plan: list[tuple[int, int, int]] = []
+        left = self._n_clicks
+        for slot in self._rng.choice(N_DAYS * DAY_S // SLOT_S, size=self._n_clicks, replace=False).tolist():
+            scenario = self._choose_scenario(slot)
+            n_clicks = min(1 + int(self._rng.poisson(SCENARIOS[scenario].mean_clicks - 1)), MAXIMUM_CLICKS, left)
+            plan.append((slot, scenario, n_clicks))
+            left -= n_clicks
+            if not left:
                 break
+        events: list[Event] = []
+        for session, (slot, scenario, n_clicks) in enumerate(sorted(plan)):
             self._drift()
-            events.extend(self._session(session, scenario, int(slot), n_clicks))
+            events.extend(self._session(session, scenario, slot, n_clicks))
         return events
 
     def _choose_scenario(self, slot: int) -> int:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.data.dataset import NO_TIMESTAMP, Dataset
 from models.data.sequences import Sequences
+from models.errors import DatasetError
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +21,7 @@ class EvalCases:
     """n held-out questions: after `inputs[c]`, user `user_index[c]` chose item `targets[c]`."""
 
     user_index: NDArray[np.int64]  # (n,) row of dataset.user_ids
-    inputs: Sequences  # (n,) rows, oldest first
+    inputs: Sequences  # (n,) rows, oldest first, none empty
     targets: NDArray[np.int64]  # (n,) item index
     distinct_times: NDArray[np.bool_] | None  # (n,) target and newest input have different known times; None: no times
 
@@ -41,35 +44,162 @@ def leave_one_out(dataset: Dataset) -> Split:
 
     The test input is training plus the validation item. Users with fewer than 3 events train only.
     """
-    lengths = dataset.sequences.lengths
-    users = np.flatnonzero(lengths >= 3)
-    train = dataset.sequences.prefixes(np.where(lengths >= 3, lengths - 2, lengths))
-    return Split(
-        name="leave_one_out",
-        train=train,
-        valid=_last_events(dataset, users, back=2),
-        test=_last_events(dataset, users, back=1),
-    )
-
-
-def _last_events(dataset: Dataset, users: NDArray[np.int64], back: int) -> EvalCases:
-    """One case per user: the `back`-th newest event is the target, all before it the input."""
     sequences = dataset.sequences
-    return _cases(
-        dataset, users, sequences.prefixes(sequences.lengths - back).take(users), sequences.offsets[users + 1] - back
-    )
+    lengths = sequences.lengths
+    users = np.flatnonzero(lengths >= 3)
+
+    def newest(back: int) -> EvalCases:
+        target_at = sequences.offsets[users + 1] - back
+        inputs = sequences.prefixes(lengths - back).take(users)
+        return EvalCases(users, inputs, sequences.items[target_at], _distinct(dataset, target_at - 1, target_at))
+
+    train = sequences.prefixes(np.where(lengths >= 3, lengths - 2, lengths))
+    return Split(name="leave_one_out", train=train, valid=newest(2), test=newest(1))
 
 
-def _cases(dataset: Dataset, users: NDArray[np.int64], inputs: Sequences, targets_at: NDArray[np.int64]) -> EvalCases:
-    """Cases whose target is event `targets_at[c]` of the dataset and whose newest input is the event before it."""
+def global_time(dataset: Dataset, valid_share: float = 0.1, test_share: float = 0.1) -> Split:
+    """Two moments cut all events: training before the first, validation between them, test after the second.
+
+    The moments are chosen so that the newest `test_share` of all events, and `valid_share` before them, are held out;
+    events of one second stay on one side. A user's case in a window is the first event there, and its input is all the
+    user did before the window, so nothing held out is ever an input of its own window. Users without a history before
+    the window, or without an event in it, have no case there.
+
+    Raises:
+        DatasetError: an event has no timestamp, or no training event would be left.
+    """
     times = dataset.timestamps
-    distinct = None
-    if times is not None:
-        before, after = times[targets_at - 1], times[targets_at]
-        distinct = (before != after) & (before != NO_TIMESTAMP) & (after != NO_TIMESTAMP)
-    return EvalCases(
-        user_index=users, inputs=inputs, targets=dataset.sequences.items[targets_at], distinct_times=distinct
+    unknown = dataset.n_interactions if times is None else int(np.count_nonzero(times == NO_TIMESTAMP))
+    if times is None or unknown:
+        raise DatasetError(
+            f"dataset '{dataset.name}': global_time needs the timestamp of every event, {unknown:,} of "
+            f"{dataset.n_interactions:,} have none; leave_one_out needs only an order"
+        )
+    valid_from, test_from = _moments(dataset, times, valid_share, test_share, "global_time")
+    sequences = dataset.sequences
+
+    def first_events(start: int, in_window: NDArray[np.bool_]) -> EvalCases:
+        at = np.flatnonzero(in_window)
+        users, first = np.unique(sequences.rows[at], return_index=True)
+        inputs = sequences.where(times < start)
+        known = inputs.lengths[users] > 0
+        users, targets = users[known], sequences.items[at[first[known]]]
+        # The target is at or after `start` and every input before it, so the two never share a time.
+        return EvalCases(users, inputs.take(users), targets, np.ones(len(users), dtype=bool))
+
+    return Split(
+        name="global_time",
+        train=sequences.where(times < valid_from),
+        valid=first_events(valid_from, (times >= valid_from) & (times < test_from)),
+        test=first_events(test_from, times >= test_from),
     )
 
 
-SPLITS: Final[dict[str, Callable[[Dataset], Split]]] = {"leave_one_out": leave_one_out}
+def by_session(dataset: Dataset, valid_share: float = 0.1, test_share: float = 0.1) -> Split:
+    """Whole sessions are training, validation or test, by when they ended; a held-out one's last event is its target.
+
+    The input is the rest of the same session, as for an anonymous visitor, so a session of one event has no case. A
+    training row holds a user's training sessions one after another. Without timestamps, session ids that are all whole
+    numbers are taken to count up with time, as in the public session sets.
+
+    Raises:
+        DatasetError: an event has no session, nothing orders the sessions, or no training session would be left.
+    """
+    owner, session_of = _sessions_of(dataset)
+    order = np.argsort(session_of, kind="stable")  # a session's events together, still oldest first
+    sessions = Sequences.from_lengths(dataset.sequences.items[order], np.bincount(session_of, minlength=len(owner)))
+    ended = _session_ends(dataset, sessions, order)
+    valid_from, test_from = _moments(dataset, ended, valid_share, test_share, "by_session")
+
+    def last_events(held_out: NDArray[np.bool_]) -> EvalCases:
+        at = np.flatnonzero(held_out & (sessions.lengths >= 2))
+        newest = sessions.offsets[at + 1] - 1
+        return EvalCases(
+            user_index=owner[at],
+            inputs=sessions.prefixes(sessions.lengths - 1).take(at),
+            targets=sessions.items[newest],
+            distinct_times=_distinct(dataset, order[newest - 1], order[newest]),
+        )
+
+    return Split(
+        name="by_session",
+        train=dataset.sequences.where((ended < valid_from)[session_of]),
+        valid=last_events((ended >= valid_from) & (ended < test_from)),
+        test=last_events(ended >= test_from),
+    )
+
+
+SPLITS: Final[dict[str, Callable[[Dataset], Split]]] = {
+    "leave_one_out": leave_one_out,
+    "global_time": global_time,
+    "by_session": by_session,
+}
+
+
+def _distinct(dataset: Dataset, before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """bool (n,): events `before[c]` and `after[c]` have different known times; None if the dataset has no times."""
+    times = dataset.timestamps
+    if times is None:
+        return None
+    known = (times[before] != NO_TIMESTAMP) & (times[after] != NO_TIMESTAMP)
+    distinct: NDArray[np.bool_] = known & (times[before] != times[after])
+    return distinct
+
+
+def _moments(
+    dataset: Dataset, times: NDArray[np.int64], valid_share: float, test_share: float, split: str
+) -> tuple[int, int]:
+    """The first second of the validation and of the test window."""
+    if not (valid_share > 0 and test_share > 0 and valid_share + test_share < 1):
+        raise DatasetError(
+            f"{split}: valid_share {valid_share} and test_share {test_share}, expected both above 0, together below 1"
+        )
+    ascending, n = np.sort(times), len(times)
+    n_test = max(1, round(n * test_share))
+    n_held_out = n_test + max(1, round(n * valid_share))
+    if n_held_out >= n or ascending[0] == ascending[n - n_held_out]:
+        raise DatasetError(
+            f"dataset '{dataset.name}': {split} leaves nothing to train on, too many events share a time"
+        )
+    return int(ascending[n - n_held_out]), int(ascending[n - n_test])
+
+
+def _sessions_of(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """int64 (sessions,) the user row of every session, and int64 (events,) the session of every event.
+
+    Two users may carry the same session id; these are two sessions.
+    """
+    if dataset.session_ids is None:
+        raise DatasetError(
+            f"dataset '{dataset.name}': by_session needs a column 'session_id', which has no values here"
+        )
+    encoded = pa.array(dataset.session_ids, pa.string()).dictionary_encode()
+    if encoded.null_count:
+        raise DatasetError(f"dataset '{dataset.name}': by_session needs the session of every event, "
+                           f"{encoded.null_count:,} of {dataset.n_interactions:,} have none")  # fmt: skip
+    n_ids = len(encoded.dictionary)
+    pairs, session_of = np.unique(dataset.sequences.rows * n_ids + encoded.indices.to_numpy(), return_inverse=True)
+    return pairs // n_ids, session_of
+
+
+def _session_ends(dataset: Dataset, sessions: Sequences, order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """int64 (sessions,): the time of each session's newest event, or its number where there are no times."""
+    times = dataset.timestamps
+    if times is not None:
+        ended: NDArray[np.int64] = np.maximum.reduceat(times[order], sessions.offsets[:-1])
+        if unknown := int(np.count_nonzero(ended == NO_TIMESTAMP)):
+            raise DatasetError(
+                f"dataset '{dataset.name}': by_session needs times, {unknown:,} of {len(ended):,} sessions have none"
+            )
+        return ended
+    assert dataset.session_ids is not None
+    first_event = order[sessions.offsets[:-1]]
+    try:
+        numbers: NDArray[np.int64] = pc.cast(
+            pa.array(dataset.session_ids[first_event], pa.string()), pa.int64()
+        ).to_numpy()
+    except pa.ArrowInvalid:
+        raise DatasetError(
+            f"dataset '{dataset.name}': by_session needs timestamps, or session ids that are numbers in order of time"
+        ) from None
+    return numbers
