@@ -85,7 +85,10 @@ def show(
 
 
 def _minilm(console: Console, threads: int | None) -> MiniLM:
-    with console.status("opening the sentence encoder (its first use exports it, about 10 s)"):
+    opening = "opening the sentence encoder (its first use exports it, about 10 s)"
+    if not console.is_terminal:  # where a spinner shows nothing
+        console.print(opening)
+    with console.status(opening):
         return MiniLM(threads=threads)
 
 
@@ -98,5 +101,5 @@ def _exit_codes(console: Console) -> Iterator[None]:
         console.print(f"error: {error}", style="red")
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        console.print("interrupted: what is encoded is kept, the same command goes on from there")
+        console.print("interrupted: finished files are kept, the same command goes on after them")
         raise typer.Exit(130) from error

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from models.errors import KnowledgeError
 
@@ -126,12 +126,13 @@ def _export(model: Path, graph: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences what the exporter says about itself: deprecations inside torch, missing torchvision, a loading bar."""
-    from transformers.utils import logging as transformers_logging
+    import transformers
 
+    transformers_logging: Any = transformers.utils.logging  # untyped
     exporter = logging.getLogger("torch.onnx._internal.exporter._registration")
     level, bar = exporter.level, transformers_logging.is_progress_bar_enabled()
     exporter.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -139,7 +140,7 @@ def _quiet() -> Iterator[None]:
     finally:
         exporter.setLevel(level)
         if bar:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()
 
 
 def _sha256(path: Path) -> str:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from knowledge_fakes import MakeDataset, RecordingEncoder
+from rich.console import Console
 
 from models.data.dataset import Dataset
 from models.data.sequences import Sequences
@@ -67,7 +69,7 @@ def test_digests_change_with_any_text(five_items: Dataset) -> None:
 
 
 def test_no_held_out_title_reaches_the_encoder_through_a_user_prompt(
-    make_dataset: MakeDataset, tmp_path, silent
+    make_dataset: MakeDataset, tmp_path: Path, silent: Console
 ) -> None:
     # Every title stands for exactly one event: what is held out is in no training sequence, of any user.
     histories = {f"user{u}": [f"i{u}-{n}" for n in range(u + 1)] for u in range(12)}

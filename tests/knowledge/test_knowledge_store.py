@@ -26,7 +26,7 @@ def build(
         folder,
         encoder or HashEncoder(),
         console=console or Console(quiet=True),
-        **sizes,  # type: ignore[arg-type]
+        **sizes,
     )
 
 
@@ -49,7 +49,7 @@ def test_what_is_loaded_is_what_the_encoder_said(five_items: Dataset, tmp_path: 
     np.testing.assert_allclose(knowledge.item_vectors[1:], encode(item_prompts(five_items)).vectors, atol=1e-3)
     users = encode(user_prompts(five_items, leave_one_out(five_items).train)).vectors
     np.testing.assert_allclose(knowledge.user_vectors, users, atol=1e-3)
-    # Training: u1 red lamp; u2 blue lamp, red lamp; u3 red lamp, blue lamp; u4 green chair. u2 and u3 say the same words.
+    # Training: u1 red lamp; u2 blue lamp, red lamp; u3 red lamp, blue lamp; u4 green chair.
     assert knowledge.similar_users[:3, 0].tolist() == [1, 2, 1]
     assert knowledge.similar_users.shape == (4, 3)
     assert knowledge.pca_components.shape == (5, 64)
