@@ -13,6 +13,8 @@
         ├── NotFound                  404 not_found, unknown_scenario, unknown_model
         ├── BodyTooLarge              413 body_too_large
         ├── ValidationFailed          422 validation_failed
+        ├── ModelFailed               500 model_failed (only where the request forbids a lower tier)
+        ├── NotReady                  503 not_ready
         ├── Overloaded                503 overloaded (+ Retry-After)
         ├── Draining                  503 draining
         ├── StateUnavailable          503 state_unavailable
@@ -99,6 +101,14 @@ class BodyTooLarge(RequestError):
 
 class ValidationFailed(RequestError):
     status, code, title = 422, "validation_failed", "Validation failed"
+
+
+class ModelFailed(RequestError):
+    status, code, title = 500, "model_failed", "Model failed"
+
+
+class NotReady(RequestError):
+    status, code, title = 503, "not_ready", "Not ready"
 
 
 class Overloaded(RequestError):

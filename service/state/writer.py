@@ -24,6 +24,14 @@ Durability = Literal["stored", "queued"]
 EVENTS_PER_FLUSH = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of one append. Of queued events nobody knows yet which are duplicates: they count as new."""
+
+    durability: Durability
+    n_duplicates: int = 0
+
+
 @dataclass(slots=True)
 class WriterCounters:
     """Events since start, by what became of them. One that was queued counts again when flushed or lost."""
@@ -66,7 +74,7 @@ class EventWriter:
         """Events in the queue now."""
         return len(self._queue)
 
-    async def append(self, events: Sequence[Event]) -> Durability:
+    async def append(self, events: Sequence[Event]) -> Written:
         """`stored` when the store has confirmed all of them, `queued` when they wait in memory.
 
         Raises:
@@ -81,7 +89,7 @@ class EventWriter:
                 log.debug("append_failed", error=str(unavailable))
             else:
                 self._count(new)
-                return "stored"
+                return Written("stored", len(new) - sum(new))
         if self._closed or len(self._queue) + len(events) > self._max_queued:
             self.counters.n_refused += len(events)
             raise StateUnavailable("events can be neither stored nor queued at present", retry_after_s=1)
@@ -89,7 +97,18 @@ class EventWriter:
         self.counters.n_queued += len(events)
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush(), name="event-writer-flush")
-        return "queued"
+        return Written("queued")
+
+    def forget(self, *, user_id: str | None = None, session_id: str | None = None) -> int:
+        """Number of queued events of these owners that will now never be written. For deletions: nothing returns."""
+        kept = [
+            event
+            for event in self._queue
+            if (user_id is None or event.user_id != user_id) and (session_id is None or event.session_id != session_id)
+        ]
+        n_forgotten = len(self._queue) - len(kept)
+        self._queue = deque(kept)
+        return n_forgotten
 
     async def close(self, *, timeout_s: float = 2.0) -> None:
         """Flushes what it can within the time, then gives the rest up and says how many were lost."""
@@ -116,8 +135,9 @@ class EventWriter:
             except StoreUnavailable:
                 await asyncio.sleep(self._retry_s)
                 continue
-            for _ in batch:
-                self._queue.popleft()
+            for event in batch:
+                if self._queue and self._queue[0] is event:  # not forgotten meanwhile
+                    self._queue.popleft()
             flushed += len(batch)
             self.counters.n_flushed += len(batch)
             self._count(new)

@@ -1,0 +1,134 @@
+"""What every request passes: a name, a clock, a limit on its size, and at the end one log line and the metrics.
+
+Pure ASGI; it is the outermost layer, so whatever goes wrong inside still leaves as a problem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import problem_response
+from service.deadline import Clock
+from service.errors import BodyTooLarge, RequestError
+from service.logs import Logger, describe
+from service.metrics import Metrics
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:@-]{1,128}")
+_QUIET = {"/livez", "/readyz", "/metrics"}
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of a request while it is answered; `fields` is what its log line says beyond the usual."""
+
+    request_id: str
+    started_at: float
+    code: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+class Gate:
+    """The application behind limits and a log.
+
+    Args:
+        max_body_bytes: the limit of a request by method, path and content type; None = no limit on the whole body.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: Callable[[str, str], int | None],
+        metrics: Metrics,
+        log: Logger,
+        clock: Clock,
+    ) -> None:
+        self._app, self._max_body_bytes = app, max_body_bytes
+        self._metrics, self._log, self._clock = metrics, log, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        record = Record(request_id, self._clock())
+        scope.setdefault("state", {})["record"] = record
+        status = 0
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        limit = self._max_body_bytes(scope["path"], headers.get(b"content-type", b"").decode("latin-1"))
+        self._metrics.inflight.inc()
+        try:
+            if limit is None:
+                await self._app(scope, receive, send_named)
+            else:
+                _check_declared(headers, limit)
+                await self._app(scope, _counted(receive, limit), send_named)
+        except Exception as error:
+            if status:  # too late for another answer; the server cuts the connection
+                raise
+            known = error if isinstance(error, RequestError) else RequestError("Something went wrong on our side.")
+            if known is not error:
+                self._log.error("internal_error", request_id=request_id, **describe(error))
+            record.code = known.code
+            await problem_response(known, request_id)(scope, receive, send_named)
+        finally:
+            self._metrics.inflight.dec()
+            self._close(scope, record, status)
+
+    def _close(self, scope: Scope, record: Record, status: int) -> None:
+        took_s = self._clock() - record.started_at
+        # The template, never the path itself: paths may hold ids, and labels must stay few.
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if route != "unmatched" else "any"
+        self._metrics.http.labels(route, method, str(status)).observe(took_s)
+        say = self._log.debug if route in _QUIET else self._log.info
+        say(
+            "request",
+            request_id=record.request_id,
+            method=scope["method"][:16],
+            route=route,
+            status=status,
+            ms=round(took_s * 1000, 3),
+            **({"code": record.code} if record.code else {}),
+            **record.fields,
+        )
+
+
+def _check_declared(headers: dict[bytes, bytes], limit: int) -> None:
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > 18 or int(length) > limit:
+        raise _too_large(limit)
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    """`receive` that counts: a chunked body declares no length, and a declared one may lie."""
+    n_bytes = 0
+
+    async def counted() -> Message:
+        nonlocal n_bytes
+        message = await receive()
+        n_bytes += len(message.get("body", b""))
+        if n_bytes > limit:
+            raise _too_large(limit)
+        return message
+
+    return counted
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {limit} bytes.")

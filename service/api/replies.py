@@ -1,0 +1,61 @@
+"""Answers as bytes: encoded once, in the shape of `schemas.RecommendReply`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from service.recommender import Answer
+
+
+def as_document(answer: Answer) -> dict[str, Any]:
+    item_ids = answer.model.artefact.item_ids
+    picked = answer.picked
+    return {
+        "recommendation_id": answer.recommendation_id,
+        "items": [
+            {"item_id": item_ids[index], "score": score, "rank": rank}
+            for rank, (index, score) in enumerate(zip(picked.items.tolist(), picked.scores, strict=True), start=1)
+        ],
+        "served": {
+            "tier": picked.tier,
+            "degraded": answer.degraded,
+            "reasons": answer.reasons,
+            "model": {"name": answer.model.name, "version": answer.model.version},
+            "scenario": answer.scenario.name,
+            "state": answer.behaviour.source,
+            "history_used": answer.history_used,
+            "unknown_items": answer.behaviour.n_unknown,
+            "filtered_out": len(answer.hidden),
+        },
+        "timing_ms": {stage: round(duration_ms, 3) for stage, duration_ms in answer.stage_ms.items()},
+        "budget_ms": {"granted": answer.deadline.granted_ms, "left": round(answer.deadline.left_ms, 3)},
+    }
+
+
+def as_response(answer: Answer) -> Response:
+    timing = ", ".join(f"{stage};dur={duration_ms:.2f}" for stage, duration_ms in answer.stage_ms.items())
+    headers = {"X-Served-Tier": answer.picked.tier, "Server-Timing": timing}
+    return Response(orjson.dumps(as_document(answer)), 200, headers, "application/json")
+
+
+def log_fields(answer: Answer) -> dict[str, Any]:
+    """Enough to know why these items: with the artefact, the history decides the rest."""
+    return {
+        "recommendation_id": answer.recommendation_id,
+        "scenario": answer.scenario.name,
+        "tier": answer.picked.tier,
+        "degraded": answer.degraded,
+        "reasons": answer.reasons,
+        "model": answer.model.name,
+        "version": answer.model.version,
+        "state": answer.behaviour.source,
+        "history_used": answer.history_used,
+        "unknown_items": answer.behaviour.n_unknown,
+        "filtered_out": len(answer.hidden),
+        "n_items": len(answer.picked.items),
+        "stages": {stage: round(duration_ms, 3) for stage, duration_ms in answer.stage_ms.items()},
+        "budget_ms": answer.deadline.granted_ms,
+    }

@@ -1,0 +1,55 @@
+"""The HTTP application around a `Service`: routes, problems, limits, documentation."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from service.api.batch import add_batch, is_ndjson
+from service.api.documented import add_openapi
+from service.api.gate import Gate
+from service.api.operations import add_operations
+from service.api.people import add_people
+from service.api.problems import add_handlers
+from service.api.recommend import add_recommend
+from service.service import Service
+
+_BATCH = "/v1/recommend/batch"
+_BULK = {_BATCH, "/v1/events"}
+
+
+def create_app(service: Service) -> FastAPI:
+    """An ASGI application that starts and stops `service` with its lifespan."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    def max_body_bytes(path: str, content_type: str) -> int | None:
+        if path == _BATCH and is_ndjson(content_type):
+            return None  # a stream is bounded by the line
+        return service.settings.max_bulk_body_bytes if path in _BULK else service.settings.max_body_bytes
+
+    app = FastAPI(
+        title="afterglow",
+        description="Recommendations from models that were taught by a large language model and no longer need it.",
+        version=version("afterglow"),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.add_middleware(
+        Gate, max_body_bytes=max_body_bytes, metrics=service.metrics, log=service.log, clock=service.clock
+    )
+    add_handlers(app)
+    add_openapi(app)
+    add_recommend(app, service)
+    add_batch(app, service)
+    add_people(app, service)
+    add_operations(app, service)
+    return app

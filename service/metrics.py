@@ -1,0 +1,70 @@
+"""What the service counts. Durations are histograms in seconds; no label ever holds a user, session or item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+if TYPE_CHECKING:
+    from service.recommender import Answer
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """All metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        def counter(name: str, says: str, *labels: str) -> Counter:
+            return Counter(f"afterglow_{name}", says, labels, registry=registry)
+
+        def histogram(name: str, says: str, *labels: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+            return Histogram(f"afterglow_{name}", says, labels, buckets=buckets, registry=registry)
+
+        def gauge(name: str, says: str, *labels: str) -> Gauge:
+            return Gauge(f"afterglow_{name}", says, labels, registry=registry)
+
+        self.http = histogram(
+            "http_request_duration_seconds", "From the first byte in to the last byte out", "route", "method", "code"
+        )
+        self.inflight = gauge("inflight", "Requests being answered")
+        self.stage = histogram("stage_duration_seconds", "Time in one stage of an answer", "stage")
+        self.served = counter("served", "Answers", "scenario", "tier", "model", "version")
+        self.degraded = counter("degraded", "Answers below the tier that was due, by reason", "reason")
+        self.deadline_exceeded = counter("deadline_exceeded", "Budgets that ended in a stage", "stage")
+        self.shed = counter("shed", "Requests that the engine did not take", "reason")
+        self.queue_wait = histogram("queue_wait_seconds", "From asking the engine to the start of the run")
+        self.engine_batch = histogram(
+            "engine_batch_rows", "Requests scored in one run", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+        )
+        self.redis_errors = counter("redis_errors", "Calls that the state store did not answer in time", "kind")
+        self.events = counter("events", "Events by result", "result")
+        self.batch_rows = counter("batch_rows", "Sub-requests of batch calls by status", "result")
+        self.empty = counter("empty_responses", "Answers without a single item", "scenario")
+        self.model_info = gauge("model_info", "1 for each loaded model", "name", "version", "sha256")
+        self.model_load = gauge("model_load_seconds", "Opening, loading and golden check", "name", "version")
+
+    def answered(self, answer: Answer) -> None:
+        """Counts one answer of recommend or similar."""
+        scenario, model = answer.scenario.name, answer.model
+        self.served.labels(scenario, answer.picked.tier, model.name, model.version).inc()
+        for stage, duration_ms in answer.stage_ms.items():
+            self.stage.labels(stage).observe(duration_ms / 1000)
+        if answer.degraded:
+            for reason in answer.reasons:
+                self.degraded.labels(reason).inc()
+        if not len(answer.picked.items):
+            self.empty.labels(scenario).inc()
+
+    def render(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self.registry)

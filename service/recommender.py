@@ -1,0 +1,247 @@
+"""The online path: deadline -> state -> encode -> top-k -> rules -> reply, and the ladder below it.
+
+    model     the scenario's first tier: the model read the history
+    cache     the last list the model made for this user or session
+    popular   the catalogue by training popularity
+    static    the catalogue in its own order, where no popularity is known
+
+A lower rung is taken on purpose, never by accident: each step down leaves its reason in the reply. Seen items, explicit
+exclusions and availability hold on every rung.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.api.schemas import MAX_COUNT, RecommendRequest, SimilarRequest
+from service.behaviour import Behaviour, Source, behaviour_from_request, behaviour_from_store
+from service.deadline import Deadline
+from service.errors import (
+    DeadlineExceeded,
+    ModelFailed,
+    Overloaded,
+    RequestError,
+    StateUnavailable,
+    StoreUnavailable,
+)
+from service.fallback import LastList, LastLists, Owner
+from service.inference.engine import Engine, Ranked, Task
+from service.logs import Logger, describe
+from service.metrics import Metrics
+from service.registry import Registry, Scenario, ServedModel
+from service.state.store import StateStore
+
+NOTHING: NDArray[np.int64] = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Items of one tier, best first, as indices of the model's item table."""
+
+    tier: Literal["model", "cache", "popular", "static"]
+    items: NDArray[np.int64]
+    scores: Sequence[float | None]
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer in the making, and afterwards the record of how it was made."""
+
+    scenario: Scenario
+    model: ServedModel
+    deadline: Deadline
+    never_degrade: bool = False
+    behaviour: Behaviour = field(default_factory=lambda: Behaviour("none"))
+    hidden: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # seen and excluded: never in the reply
+    picked: Picked = field(default_factory=lambda: Picked("static", NOTHING, []))
+    reasons: list[str] = field(default_factory=list)
+    degraded: bool = False
+    stage_ms: dict[str, float] = field(default_factory=dict)
+    recommendation_id: str = field(default_factory=lambda: uuid4().hex)
+
+    @property
+    def history_used(self) -> int:
+        """Items that the model read for this answer."""
+        read = min(len(self.behaviour.items), self.model.manifest.encoder.max_seq_len)
+        return read if self.picked.tier == "model" else 0
+
+    def step_down(self, fault: RequestError) -> None:
+        """Notes why the tier that was due is out of reach; raises instead where the caller forbade lower ones."""
+        if self.never_degrade:
+            raise fault
+        self.degraded = True
+        self.reasons.append(fault.code)
+
+
+class Recommender:
+    """Answers for one registry of scenarios. Holds no state of a request."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: StateStore,
+        engine: Engine,
+        last_lists: LastLists,
+        metrics: Metrics,
+        log: Logger,
+        *,
+        state_name: Source,
+        state_timeout_s: float,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.registry = registry
+        self._store, self._engine, self._last_lists = store, engine, last_lists
+        self._metrics, self._log = metrics, log
+        self._state_name, self._state_timeout_s = state_name, state_timeout_s
+        self._wall_clock = wall_clock
+
+    async def recommend(self, ask: RecommendRequest, deadline: Deadline, *, bulk: bool = False) -> Answer:
+        """Items for what the asker did so far.
+
+        Raises:
+            NotFound: the scenario or the model is unknown.
+            RequestError: with `degrade` never, why the first tier is out of reach.
+        """
+        answer = self._begin(ask, deadline)
+        scenario, model, count = answer.scenario, answer.model, ask.count or answer.scenario.count
+        owner = _owner(ask)
+
+        answer.behaviour = await self._read_state(ask, answer)
+        last = self._last_lists.get(owner, scenario.name, model.version) if owner else None
+        answer.hidden = self._rules(ask, answer, last)
+
+        picked = None
+        if not answer.degraded and len(answer.behaviour.items) < model.manifest.encoder.minimum_history:
+            answer.reasons.append("empty_history" if not answer.behaviour.items else "short_history")
+        elif not answer.degraded:
+            history = answer.behaviour.items[-model.manifest.encoder.max_seq_len :]
+            # Twice the count: what the cache keeps must still fill a list when some of it has been seen since.
+            ranked = await self._ask_model(answer, model.recommend, history, min(2 * count, MAX_COUNT), bulk)
+            if ranked is not None:
+                picked = Picked("model", ranked.items[:count], ranked.scores[:count].tolist())
+                if owner:
+                    last = LastList(ranked.items, ranked.scores, _as_indices(answer.behaviour.seen))
+                    self._last_lists.put(owner, scenario.name, model.version, last)
+        if picked is None and answer.degraded and last is not None:
+            picked = _from_cache(last, count, answer.hidden)
+        answer.picked = picked or _from_popular(model, count, answer.hidden)
+        return self._finish(answer)
+
+    async def similar(self, ask: SimilarRequest, deadline: Deadline) -> Answer:
+        """Items like the given ones; popular ones where the model knows none of them.
+
+        Raises:
+            NotFound, RequestError: as `recommend`.
+        """
+        answer = self._begin(ask, deadline)
+        model, count = answer.model, ask.count or answer.scenario.count
+        seeds = _indices(model, ask.item_ids)
+        answer.behaviour = Behaviour("request", seeds, frozenset(seeds), len(ask.item_ids) - len(seeds))
+        answer.hidden = _as_indices({*seeds, *_indices(model, ask.exclude.item_ids)})
+        ranked = None
+        if not seeds:
+            answer.reasons.append("unknown_items")
+        else:
+            ranked = await self._ask_model(answer, model.similar, seeds, count, bulk=False)
+        if ranked is not None:
+            answer.picked = Picked("model", ranked.items, ranked.scores.tolist())
+        else:
+            answer.picked = _from_popular(model, count, answer.hidden)
+        return self._finish(answer)
+
+    def _begin(self, ask: RecommendRequest | SimilarRequest, deadline: Deadline) -> Answer:
+        scenario = self.registry.scenario(ask.scenario)
+        model = scenario.model if ask.model is None else self.registry.model(ask.model.name, ask.model.version)
+        return Answer(scenario, model, deadline, never_degrade=ask.degrade == "never")
+
+    async def _read_state(self, ask: RecommendRequest, answer: Answer) -> Behaviour:
+        """The history of the request, or else the stored one in one round trip."""
+        if ask.history is not None:
+            return behaviour_from_request(ask.history, answer.model.artefact, self._wall_clock())
+        if ask.user_id is None and ask.session_id is None:
+            return Behaviour("none")
+        started = answer.deadline.clock()
+        try:
+            if answer.deadline.spent:
+                self._metrics.deadline_exceeded.labels("state").inc()
+                raise DeadlineExceeded("The budget ended before the state was read.")
+            timeout_s = min(self._state_timeout_s, answer.deadline.left_s)
+            history = await self._store.read(ask.user_id, ask.session_id, timeout_s=timeout_s)
+            return behaviour_from_store(history, answer.model.artefact, self._state_name)
+        except StoreUnavailable:
+            self._metrics.redis_errors.labels("read").inc()
+            answer.step_down(StateUnavailable("The state store did not answer.", retry_after_s=1))
+        except DeadlineExceeded as late:
+            answer.step_down(late)
+        finally:
+            answer.stage_ms["state"] = (answer.deadline.clock() - started) * 1000
+        return Behaviour("none")
+
+    async def _ask_model(self, answer: Answer, task: Task, row: Sequence[int], k: int, bulk: bool) -> Ranked | None:
+        """Encode and score, in a batch with whoever else is waiting; None after a step down."""
+        try:
+            ranked = await self._engine.run(task, row, k, answer.hidden, answer.deadline, bulk=bulk)
+        except (DeadlineExceeded, Overloaded) as fault:
+            answer.step_down(fault)
+            return None
+        except ModelFailed as fault:
+            self._log.error("model_failed", model=answer.model.name, **describe(fault.__cause__ or fault))
+            answer.step_down(fault)
+            return None
+        answer.stage_ms |= {"queue": ranked.queue_ms, "infer": ranked.infer_ms}
+        return ranked
+
+    def _rules(self, ask: RecommendRequest, answer: Answer, last: LastList | None) -> NDArray[np.int64]:
+        """Indices that must not appear: asked for, and seen where the scenario or the request says so.
+
+        With the state out of reach, what was seen at the time of the last good list is the best that is known.
+        """
+        hidden = set(_indices(answer.model, ask.exclude.item_ids))
+        leave_out_seen = answer.scenario.seen == "exclude" if ask.exclude.seen is None else ask.exclude.seen
+        if leave_out_seen:
+            hidden |= answer.behaviour.seen
+            if answer.degraded and last is not None:
+                hidden.update(last.seen.tolist())
+        return _as_indices(hidden)
+
+    def _finish(self, answer: Answer) -> Answer:
+        answer.stage_ms["total"] = answer.deadline.elapsed_ms
+        self._metrics.answered(answer)
+        return answer
+
+
+def _from_cache(last: LastList, count: int, hidden: NDArray[np.int64]) -> Picked | None:
+    """The last good list without what is hidden by now; None when less than half of the count is left."""
+    keep = np.flatnonzero(~np.isin(last.items, hidden))[:count]
+    if 2 * len(keep) < min(count, len(last.items)):
+        return None
+    return Picked("cache", last.items[keep], last.scores[keep].tolist())
+
+
+def _from_popular(model: ServedModel, count: int, hidden: NDArray[np.int64]) -> Picked:
+    items, scores = model.popular.best(count, hidden)
+    return Picked(model.popular.tier, items, scores)
+
+
+def _owner(ask: RecommendRequest) -> Owner | None:
+    """Whose last list it is: the user's where there is one."""
+    if ask.user_id is not None:
+        return "user", ask.user_id
+    return None if ask.session_id is None else ("session", ask.session_id)
+
+
+def _indices(model: ServedModel, item_ids: Sequence[str]) -> list[int]:
+    """Indices of the items that the model knows."""
+    index_of = model.artefact.index_of
+    return [index_of[item_id] for item_id in item_ids if item_id in index_of]
+
+
+def _as_indices(indices: Collection[int]) -> NDArray[np.int64]:
+    return np.fromiter(indices, np.int64, len(indices))

@@ -1,0 +1,213 @@
+"""Which model answers which scenario: `scenarios.toml` and the artefacts it points to, loaded and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from service.artefact.directory import Artefact, list_names, resolve
+from service.artefact.manifest import Manifest
+from service.errors import ArtefactError, ArtefactRefused, NotFound, SettingsError
+from service.fallback import PopularItems
+from service.inference.loader import LoadedRetriever, load
+from service.inference.similarity import ItemSimilarity
+from service.settings import Settings
+
+SCENARIOS_FILE = "scenarios.toml"
+DEFAULT_COUNT = 10
+
+ResultRows = list[tuple[NDArray[np.int64], NDArray[np.float32]]]
+
+
+class ServedModel:
+    """One loaded artefact and all that the service derives from it."""
+
+    def __init__(self, loaded: LoadedRetriever, *, load_s: float = 0.0) -> None:
+        self.artefact: Artefact = loaded.artefact
+        self.manifest: Manifest = loaded.artefact.manifest
+        self.name, self.version = self.manifest.name, self.manifest.version
+        self.sha256 = hashlib.sha256((self.artefact.path / "manifest.json").read_bytes()).hexdigest()
+        self.device = loaded.retriever.provider
+        self.load_s = load_s
+        self.popular = PopularItems(loaded.artefact)
+        self._retriever, self._topk = loaded.retriever, loaded.topk
+        self._similarity = ItemSimilarity(loaded.artefact.items, loaded.artefact.available)
+
+    def recommend(
+        self, histories: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
+    ) -> ResultRows:
+        """Best items after each history, by the model's score."""
+        return self._topk.search(self._retriever.encode(histories), k, excluded)
+
+    def similar(self, seeds: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]) -> ResultRows:
+        """Items most like the seeds, by cosine."""
+        return self._similarity.search(seeds, k, excluded)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A place where recommendations are shown, and its policy."""
+
+    name: str
+    model: ServedModel
+    count: int
+    deadline_ms: int
+    seen: Literal["exclude", "allow"]
+
+
+class Registry:
+    """Scenarios by name. Immutable: a request that holds a scenario keeps the model it started with."""
+
+    def __init__(self, scenarios: Iterable[Scenario], default: str | None = None) -> None:
+        self.scenarios: Mapping[str, Scenario] = {scenario.name: scenario for scenario in scenarios}
+        only = next(iter(self.scenarios)) if len(self.scenarios) == 1 else None
+        self.default = default or only
+        self.models: Sequence[ServedModel] = list(
+            {id(scenario.model): scenario.model for scenario in self.scenarios.values()}.values()
+        )
+
+    def scenario(self, name: str | None) -> Scenario:
+        """The named scenario, or the default one.
+
+        Raises:
+            NotFound: `unknown_scenario`.
+        """
+        if name is None and self.default is None:
+            raise NotFound("Several scenarios are served and none is the default: name one.", code="unknown_scenario")
+        found = self.scenarios.get(name or self.default or "")
+        if found is None:
+            raise NotFound("No such scenario; GET /v1/models lists them.", code="unknown_scenario")
+        return found
+
+    def model(self, name: str, version: str | None) -> ServedModel:
+        """The loaded model of that name; the newest of several versions where none is given.
+
+        Raises:
+            NotFound: `unknown_model`.
+        """
+        found = [model for model in self.models if model.name == name and version in (None, model.version)]
+        if not found:
+            raise NotFound("No such model is loaded; GET /v1/models lists them.", code="unknown_model")
+        return max(found, key=lambda model: model.version)
+
+    def knows_item(self, item_id: str) -> bool:
+        """Whether any loaded model has the item."""
+        return any(item_id in model.artefact.index_of for model in self.models)
+
+
+class _ScenarioEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    retriever: str
+    count: Annotated[int, Field(ge=1, le=200)] = DEFAULT_COUNT
+    deadline_ms: Annotated[int | None, Field(ge=1)] = None
+    seen: Literal["exclude", "allow"] | None = None
+
+
+class _ScenariosFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    default: str | None = None
+    scenario: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], _ScenarioEntry], Field(min_length=1)
+    ]
+
+
+def load_registry(
+    settings: Settings, progress: Callable[[str, int, int], None] = lambda name, done, of: None
+) -> Registry:
+    """Every scenario's artefact, opened, checked and warmed up; one that several scenarios share is loaded once.
+
+    Args:
+        progress: told (artefact, artefacts done, artefacts in all) before each load and at the end.
+
+    Raises:
+        SettingsError: the scenarios file is missing or wrong, or there is nothing to serve.
+        ArtefactRefused: with the reasons of every artefact that failed.
+    """
+    file = _read_scenarios(settings)
+    where = settings.scenarios or settings.artefacts / SCENARIOS_FILE
+    paths: dict[str, Path] = {}
+    for name, entry in file.scenario.items():
+        try:
+            paths[name] = resolve(settings.artefacts, entry.retriever).resolve()
+        except ArtefactError as error:
+            raise SettingsError(f"{where}: scenario.{name}.retriever: {error}") from None
+
+    models: dict[Path, ServedModel] = {}
+    refusals: list[ArtefactRefused] = []
+    wanted = sorted(set(paths.values()))
+    for done, path in enumerate(wanted):
+        progress(f"{path.parent.name}@{path.name}", done, len(wanted))
+        started = time.monotonic()
+        try:
+            loaded = load(path, intra_op_threads=settings.intra_op_threads, device=settings.device)
+        except ArtefactRefused as refusal:
+            refusals.append(refusal)
+        else:
+            models[path] = ServedModel(loaded, load_s=time.monotonic() - started)
+    progress("", len(wanted), len(wanted))
+    if refusals:
+        raise refusals[0] if len(refusals) == 1 else _all_of(refusals)
+    return Registry(
+        (_scenario(name, entry, models[paths[name]], settings) for name, entry in file.scenario.items()), file.default
+    )
+
+
+def _scenario(name: str, entry: _ScenarioEntry, model: ServedModel, settings: Settings) -> Scenario:
+    evaluation = model.manifest.evaluation
+    # The policy under which the model was measured; without a measurement, what shops expect.
+    measured: Literal["exclude", "allow"] = "exclude" if evaluation is None or evaluation.seen_filtered else "allow"
+    return Scenario(
+        name=name,
+        model=model,
+        count=entry.count,
+        deadline_ms=entry.deadline_ms or settings.deadline_ms,
+        seen=entry.seen or measured,
+    )
+
+
+def _read_scenarios(settings: Settings) -> _ScenariosFile:
+    path = settings.scenarios or settings.artefacts / SCENARIOS_FILE
+    if settings.scenarios is None and not path.is_file():
+        names = list_names(settings.artefacts)
+        if not names:
+            raise SettingsError(
+                f"{settings.artefacts}: found no artefact, expected folders <name>/<version>/ "
+                "as `python -m export` writes them"
+            )
+        return _ScenariosFile(scenario={name: _ScenarioEntry(retriever=f"{name}@latest") for name in names})
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as TOML: {error}") from None
+    try:
+        file = _ScenariosFile.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError("\n".join(f"{path}: {_fault(fault)}" for fault in error.errors())) from None
+    if file.default is not None and file.default not in file.scenario:
+        raise SettingsError(f"{path}: default: found {file.default!r}, expected one of {', '.join(file.scenario)}")
+    return file
+
+
+def _fault(fault: Any) -> str:
+    key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    if fault["type"] == "missing":
+        return f"{key}: is missing"
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: is not a key of this file; expected {', '.join(_ScenarioEntry.model_fields)}"
+    return f"{key}: found {fault['input']!r}, {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _all_of(refusals: Sequence[ArtefactRefused]) -> ArtefactRefused:
+    names = ", ".join(refusal.artefact for refusal in refusals)
+    return ArtefactRefused(names, [f"{each.artefact}: {reason}" for each in refusals for reason in each.reasons])
