@@ -5,6 +5,7 @@
 FROM python:3.11-slim
 
 ARG DEVICE=cpu
+ENV PIP_NO_CACHE_DIR=1
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY scripts/install-serving.sh scripts/
@@ -25,5 +26,5 @@ ENV AFTERGLOW_HOST=0.0.0.0 \
     PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=2s --start-period=30s \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=1)"]
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('AFTERGLOW_PORT', '8000') + '/readyz', timeout=1)"]
 ENTRYPOINT ["python", "-m", "service", "serve"]

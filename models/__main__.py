@@ -61,6 +61,27 @@ def evaluate(
     typer.echo(f"report: {run / 'evaluation.html'}")
 
 
+@app.command()
+def compare(
+    run: Annotated[list[Path], typer.Argument(help="folders of evaluated runs; the first is the control")],
+    out: Annotated[Path | None, typer.Option(help="also write the table as JSON")] = None,
+) -> None:
+    """Put evaluated runs of one data set side by side, as Markdown; gains with intervals over the first.
+
+    Example: `python -m models compare $AFTERGLOW_RUNS/beauty-sasrec $AFTERGLOW_RUNS/beauty-llm-esr`
+    """
+    import json
+
+    from models.compare import as_markdown
+    from models.compare import compare as side_by_side
+    from models.runs import write_atomic
+
+    table = side_by_side(run)
+    if out:
+        write_atomic(out, json.dumps(table, indent=2).encode() + b"\n")
+    typer.echo(as_markdown(table))
+
+
 def main() -> None:
     """Run the command line; a known error is one message and exit code 1, Ctrl-C is 130."""
     try:

@@ -11,4 +11,4 @@ cpu | gpu) ;;
 	exit 2
 	;;
 esac
-"$python" -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ".[$device]"
+"$python" -m pip install --disable-pip-version-check -c constraints.txt ".[$device]"

@@ -13,6 +13,7 @@ from rich.console import Console
 from models import runs
 from models import train as training
 from models.batches import TrainingHistories, n_batches
+from models.compare import as_markdown, compare
 from models.config import parse_config
 from models.data.sequences import Sequences
 from models.errors import ConfigError, RunError
@@ -116,3 +117,22 @@ def test_a_model_that_needs_knowledge_says_so(make_config: Any, cycle: Path) -> 
 def test_an_unknown_key_is_named(cycle: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.toml.*\n.*model\.hiden_size"):
         parse_config({"name": "x", "data": {"dataset": str(cycle)}, "model": {"hiden_size": 3}}, "run.toml")
+
+
+def test_runs_side_by_side_show_the_gain_over_the_first(make_config: Any, tmp_path: Path, quiet: Console) -> None:
+    for name, epochs in (("short", 1), ("long", 3)):
+        train(make_config(train={"max_epochs": epochs}, name=name), tmp_path / name, quiet)
+        evaluate(tmp_path / name, quiet)
+    table = compare([tmp_path / "short", tmp_path / "long"])
+
+    own, gain = (row["gain_over_control"] for row in table["rows"])
+    assert own["ndcg@10"] == own["low"] == own["high"] == 0
+    short, long = (row["test"]["overall"]["ndcg@10"] for row in table["rows"])
+    assert gain["ndcg@10"] == pytest.approx(long - short)
+    assert "| long |" in as_markdown(table)
+
+
+def test_a_run_that_is_not_evaluated_cannot_be_compared(make_config: Any, tmp_path: Path, quiet: Console) -> None:
+    train(make_config(train={"max_epochs": 1}), tmp_path / "run", quiet)
+    with pytest.raises(RunError, match="not evaluated"):
+        compare([tmp_path / "run"])
