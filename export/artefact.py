@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,9 +17,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from export.errors import ExportError
 from service.artefact.check import check_report
 from service.artefact.files import CATALOGUE, ENCODER, ITEMS, MANIFEST, digest
 from service.artefact.manifest import (
+    NAME_PATTERN,
     EncoderSpec,
     Evaluation,
     GoldenSpec,
@@ -76,8 +79,12 @@ def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = la
         on_step: called with what begins now.
 
     Raises:
+        ExportError: the name cannot be a folder's.
         ArtefactRefused: the service would refuse the result; every reason is in it.
     """
+    faults = name_faults(draft.name)
+    if faults:
+        raise ExportError(faults[0])
     on_step("writing the item table")
     root.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
@@ -102,6 +109,13 @@ def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = la
         return _publish(staged, root / draft.name / manifest.version)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def name_faults(name: str) -> list[str]:
+    """One sentence when `name` cannot be an artefact's name, else nothing."""
+    if re.fullmatch(NAME_PATTERN, name):
+        return []
+    return [f"artefact name is {name!r}, expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first; see --name"]
 
 
 def retriever_tensors(encoder: EncoderSpec) -> tuple[list[TensorSpec], list[TensorSpec]]:

@@ -32,6 +32,13 @@ class HistorySourceName(StrEnum):
     USER_SESSION = "user+session"
 
 
+class PaddingName(StrEnum):
+    """Sides of a row of item_seq."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+
 class _RunByDefault(TyperGroup):
     """`python -m export RUN` means `python -m export run RUN`."""
 
@@ -95,6 +102,50 @@ def baseline(
     typer.echo(path)
 
 
+@app.command()
+def pack(
+    encoder: Annotated[Path, typer.Option(help="ONNX graph: item_seq, seq_len -> queries.")],
+    items: Annotated[Path, typer.Option(help="float32 .npy (n_items + 1, dim); row 0 is padding.")],
+    item_ids: Annotated[Path, typer.Option(help="Text file, one item id a line, for rows 1..n_items.")],
+    out: Out = Path("artefacts"),
+    name: Name = None,
+    max_seq_len: Annotated[int, typer.Option(min=1, help="Newest items of a history the graph gets at most.")] = 50,
+    padding: Annotated[PaddingName, typer.Option(help="Side of item_seq that is filled with 0.")] = PaddingName.LEFT,
+    minimum_history: Annotated[
+        int, typer.Option(min=0, help="Shorter histories are answered by popularity; 0 asks the model even then.")
+    ] = 1,
+    history_source: Annotated[
+        HistorySourceName, typer.Option(help="Whose events make a history.")
+    ] = HistorySourceName.USER_SESSION,
+    popularity: Annotated[Path | None, typer.Option(help="Text file, one count a line.")] = None,
+    titles: Annotated[Path | None, typer.Option(help="Text file, one title a line, empty where unknown.")] = None,
+    categories: Annotated[Path | None, typer.Option(help="Text file, one category a line, empty if unknown.")] = None,
+) -> None:
+    """Pack a model of your own; refused with every reason at once. docs/bring-your-own-model.md has a whole example.
+
+    Example: `python -m export pack --encoder my.onnx --items my.npy --item-ids ids.txt --out artefacts`
+    """
+    with _reporting(total=3) as step:
+        from export.pack import Package
+        from export.pack import pack as write_package
+
+        package = Package(
+            name=name or encoder.stem.lower(),
+            encoder=encoder,
+            items=items,
+            item_ids=item_ids,
+            max_seq_len=max_seq_len,
+            padding=padding.value,
+            minimum_history=minimum_history,
+            history_source=history_source.value,
+            popularity=popularity,
+            titles=titles,
+            categories=categories,
+        )
+        path = write_package(package, out, step)
+    typer.echo(path)
+
+
 @contextmanager
 def _reporting(total: int) -> Iterator[Any]:
     """Steps on stderr; a known error is one message and exit code 1, Ctrl-C is 130 and leaves nothing behind."""
@@ -108,7 +159,7 @@ def _reporting(total: int) -> Iterator[Any]:
         with steps(console, total) as step:
             yield step
     except (ExportError, ModelsError, AfterglowError) as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False)
+        console.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         console.print("interrupted, nothing was written", highlight=False)

@@ -28,7 +28,7 @@ def check_report(path: Path) -> list[str]:
             except ArtefactError as error:
                 reasons.append(str(error))
             else:
-                reasons += graph_faults(session, inspection.manifest)
+                reasons += graph_faults(session, inspection.manifest.inputs, inspection.manifest.outputs)
         return reasons
     try:
         retriever = Retriever(inspection.artefact, intra_op_threads=1, device="cpu")

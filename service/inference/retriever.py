@@ -10,12 +10,19 @@ from numpy.typing import NDArray
 
 from service.artefact.directory import Artefact
 from service.artefact.files import ENCODER
-from service.artefact.manifest import EncoderSpec, Manifest, TensorSpec
+from service.artefact.manifest import EncoderSpec, TensorSpec
 from service.errors import ArtefactError, ArtefactRefused
 from service.features.sequence import encode_sequences
 from service.inference.runtime import Device, make_session
 
-_ONNX_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
+# How ONNX Runtime spells the element types that come up, in a refusal at least.
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
 
 
 class Retriever:
@@ -34,7 +41,7 @@ class Retriever:
             self._session = make_session(artefact.path / ENCODER, device, intra_op_threads)
         except ArtefactError as error:
             raise ArtefactRefused(label, [str(error)]) from error
-        faults = graph_faults(self._session, manifest)
+        faults = graph_faults(self._session, manifest.inputs, manifest.outputs)
         if faults:
             raise ArtefactRefused(label, faults)
 
@@ -76,11 +83,11 @@ def run_encoder(
     return result
 
 
-def graph_faults(session: Any, manifest: Manifest) -> list[str]:
-    """One sentence for each input or output of the graph that is not the manifest's."""
+def graph_faults(session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> list[str]:
+    """One sentence for each input or output of the graph that is not the expected one."""
     return [
-        *_tensor_faults("input", session.get_inputs(), manifest.inputs),
-        *_tensor_faults("output", session.get_outputs(), manifest.outputs),
+        *_tensor_faults("input", session.get_inputs(), inputs),
+        *_tensor_faults("output", session.get_outputs(), outputs),
     ]
 
 
@@ -91,12 +98,12 @@ def _tensor_faults(kind: str, found: Sequence[Any], expected: Sequence[TensorSpe
         tensor = tensors.pop(spec.name, None)
         wanted = f"{spec.dtype} ({', '.join(map(str, spec.shape))})"
         if tensor is None:
-            faults.append(f"{ENCODER}: {kind} {spec.name!r} is missing, the manifest says {wanted}")
-        elif tensor.type != _ONNX_TYPES[spec.dtype] or not _same_shape(kind, tensor.shape, spec.shape):
-            has = f"{tensor.type} ({', '.join(map(str, tensor.shape))})"
-            faults.append(f"{ENCODER}: {kind} {spec.name!r} is {has}, the manifest says {wanted}")
+            faults.append(f"{ENCODER}: {kind} {spec.name!r} is missing, expected {wanted}")
+        elif _DTYPES.get(tensor.type) != spec.dtype or not _same_shape(kind, tensor.shape, spec.shape):
+            has = f"{_DTYPES.get(tensor.type, tensor.type)} ({', '.join(map(str, tensor.shape))})"
+            faults.append(f"{ENCODER}: {kind} {spec.name!r} is {has}, expected {wanted}")
     for name in tensors:
-        faults.append(f"{ENCODER}: {kind} {name!r} is not in the manifest")
+        faults.append(f"{ENCODER}: {kind} {name!r} is one too many")
     return faults
 
 
