@@ -21,7 +21,7 @@ def draw(n: int, *, seed: int = 3, run_id: str = "r", **law: float) -> list[Sess
 
 
 def test_power_law_cdf_is_worked_out_by_hand() -> None:
-    # Weights 1, 1/2, 1/4 with exponent 1 on ranks 1, 2, 4 would be 12/25, 6/25, 4/25, 3/25.
+    # Weights 1, 1/2, 1/3, 1/4 are 12, 6, 4 and 3 twelfths, 25 in all.
     np.testing.assert_allclose(power_law_cdf(4, 1.0), [12 / 25, 18 / 25, 22 / 25, 1.0])
 
 
