@@ -105,7 +105,9 @@ def sample_shop(
 
 
 def _print(found: dict[str, Any]) -> None:
-    table = Table("what", "value", title=found["name"], title_justify="left")
+    table = Table(title=found["name"], title_justify="left")
+    table.add_column("what", no_wrap=True)
+    table.add_column("value", overflow="fold")
     for key, value in found.items():
         if key in ("name", "oddities") or value in (None, {}):
             continue

@@ -93,6 +93,8 @@ def dataset_from_tables(
 ) -> Dataset:
     """The dataset that `interactions` and `items` describe; `where` is the folder that messages name."""
     here = f"{where}/" if where else ""
+    if not interactions.num_rows:
+        raise DatasetError(f"{here}{INTERACTIONS}: has no rows, expected at least one interaction")
     users = _string_ids(interactions, "user_id", here + INTERACTIONS)
     item_column = _string_ids(interactions, "item_id", here + INTERACTIONS)
     if items is None:

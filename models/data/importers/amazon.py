@@ -24,10 +24,10 @@ import pyarrow as pa
 
 from models.data.importers.items import ItemRows, clean_text
 from models.data.importers.rows import (
-    RowError,
     EventRows,
     Imported,
     Rejects,
+    RowError,
     TimeUnit,
     lines_of,
     parse_id,

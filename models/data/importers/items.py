@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from models.data.importers.rows import RowError, Rejects, parse_id
+from models.data.importers.rows import Rejects, RowError, parse_id
 
 _TAG: Final = re.compile(r"<(script|style)\b.*?</\1>|</?[a-zA-Z!][^>]*>", re.IGNORECASE | re.DOTALL)
 _SPACE: Final = re.compile(r"\s+")

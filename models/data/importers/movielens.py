@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from models.data.importers.items import ItemRows
 from models.data.importers.rows import (
-    RowError,
     EventRows,
     Imported,
     Rejects,
+    RowError,
     column_of,
     csv_rows,
     lines_of,

@@ -1,0 +1,182 @@
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.data.dataset import Dataset, dataset_from_tables
+from models.data.splits import SPLITS, EvalCases, by_session, global_time, leave_one_out
+from models.errors import DatasetError
+
+MakeDataset = Callable[..., Dataset]
+
+
+def listed(cases: EvalCases) -> list[tuple[int, list[int], int]]:
+    users, targets = cases.user_index.tolist(), cases.targets.tolist()
+    return [(user, row.tolist(), target) for user, row, target in zip(users, cases.inputs, targets, strict=True)]
+
+
+def test_leave_one_out_holds_out_the_last_two_events(make_dataset: MakeDataset) -> None:
+    # Users in order: ann (4 events), bob (2, too few), cid (3).
+    dataset = make_dataset(
+        "user_id item_id timestamp",
+        *(("ann", "a", 1), ("ann", "b", 2), ("ann", "c", 2), ("ann", "a", 3)),
+        *(("bob", "a", 1), ("bob", "b", 2)),
+        *(("cid", "c", 1), ("cid", "b", 1), ("cid", "a", 1)),
+    )
+    split = leave_one_out(dataset)
+
+    assert [row.tolist() for row in split.train] == [[1, 2], [1, 2], [3]]
+    assert listed(split.valid) == [(0, [1, 2], 3), (2, [3], 2)]
+    assert listed(split.test) == [(0, [1, 2, 3], 1), (2, [3, 2], 1)]
+    assert split.test.distinct_times is not None
+    assert split.test.distinct_times.tolist() == [True, False]
+    assert split.valid.distinct_times is not None
+    assert split.valid.distinct_times.tolist() == [False, False]
+
+
+def test_without_times_nothing_is_said_about_them(make_dataset: MakeDataset) -> None:
+    split = leave_one_out(make_dataset("user_id item_id", ("u", "a"), ("u", "b"), ("u", "c")))
+    assert split.test.distinct_times is None
+
+
+def test_an_unknown_time_is_never_called_distinct(make_dataset: MakeDataset) -> None:
+    rows = [("u", "a", 5, 0), ("u", "b", 6, 1), ("u", "c", None, 2)]
+    split = leave_one_out(make_dataset("user_id item_id timestamp position", *rows))
+    assert split.test.distinct_times is not None
+    assert split.test.distinct_times.tolist() == [False]
+
+
+def test_global_time_cuts_everybody_at_the_same_moments(make_dataset: MakeDataset) -> None:
+    # Ten events: the newest is test, the one before it validation. Ties at 9 fall on one side together.
+    dataset = make_dataset(
+        "user_id item_id timestamp",
+        *(("ann", "a", 1), ("ann", "b", 2), ("ann", "c", 9), ("ann", "d", 10)),
+        *(("bob", "a", 3), ("bob", "b", 4), ("bob", "c", 5), ("bob", "d", 9)),
+        *(("new", "a", 6), ("new", "b", 10)),
+    )
+    split = global_time(dataset, valid_share=0.2, test_share=0.2)
+
+    # Sorted times: 1 2 3 4 5 6 9 9 10 10: test from 10, validation from 9.
+    assert [row.tolist() for row in split.train] == [[1, 2], [1, 2, 3], [1]]
+    assert listed(split.valid) == [(0, [1, 2], 3), (1, [1, 2, 3], 4)]
+    assert listed(split.test) == [(0, [1, 2, 3], 4), (2, [1], 2)]
+
+
+def test_global_time_skips_users_without_a_history(make_dataset: MakeDataset) -> None:
+    rows = [("old", "a", time) for time in range(8)]
+    split = global_time(make_dataset("user_id item_id timestamp", *rows, ("new", "b", 50), ("new", "c", 60)))
+    assert len(split.valid) == 0
+    assert listed(split.test) == [(0, [2], 3)]  # new: b was before the test window
+
+
+def test_global_time_needs_every_timestamp(make_dataset: MakeDataset) -> None:
+    with pytest.raises(DatasetError, match="3 of 3 have none"):
+        global_time(make_dataset("user_id item_id", ("u", "a"), ("u", "b"), ("u", "c")))
+    rows = [("u", "a", 5, 0), ("u", "b", None, 1)]
+    with pytest.raises(DatasetError, match="1 of 2 have none"):
+        global_time(make_dataset("user_id item_id timestamp position", *rows))
+
+
+@pytest.mark.parametrize("split", [global_time, by_session])
+def test_a_split_that_leaves_no_training_is_refused(make_dataset: MakeDataset, split: object) -> None:
+    rows = [("u", "a", 5, f"s{n}") for n in range(6)]
+    dataset = make_dataset("user_id item_id timestamp session_id", *rows)
+    with pytest.raises(DatasetError, match="leaves nothing to train on"):
+        split(dataset)  # type: ignore[operator]
+    with pytest.raises(DatasetError, match="expected both above 0"):
+        split(dataset, test_share=0.0)  # type: ignore[operator]
+
+
+def test_by_session_never_cuts_a_session(make_dataset: MakeDataset) -> None:
+    # Four sessions end at 2, 3, 9 and 11; the last is test, the one before it validation.
+    dataset = make_dataset(
+        "user_id session_id item_id timestamp",
+        *(("ann", "s1", "a", 1), ("ann", "s1", "b", 2)),
+        *(("bob", "s1", "c", 2), ("bob", "s1", "d", 3)),  # the same id, another user: another session
+        *(("ann", "s3", "d", 1), ("ann", "s3", "a", 8), ("ann", "s3", "a", 9)),
+        *(("bob", "s4", "a", 10), ("bob", "s4", "b", 11)),
+    )
+    split = by_session(dataset, valid_share=0.25, test_share=0.25)
+
+    assert [row.tolist() for row in split.train] == [[1, 2], [3, 4]]
+    assert listed(split.valid) == [(0, [4, 1], 1)]
+    assert listed(split.test) == [(1, [1], 2)]
+    assert split.test.distinct_times is not None
+    assert split.test.distinct_times.tolist() == [True]
+
+
+def test_sessions_of_one_event_have_no_case(make_dataset: MakeDataset) -> None:
+    rows = [("u", f"s{n}", "a", n) for n in range(10)]
+    split = by_session(make_dataset("user_id session_id item_id timestamp", *rows))
+    assert (len(split.valid), len(split.test)) == (0, 0)
+    assert split.train.lengths.tolist() == [8]
+
+
+def test_numbered_sessions_without_times_go_by_number(make_dataset: MakeDataset) -> None:
+    rows = [(n, n, item, at) for n in (8, 9, 10, 11) for at, item in enumerate("ab")]
+    dataset = make_dataset("user_id session_id item_id position", *rows)
+    split = by_session(dataset, valid_share=0.25, test_share=0.25)
+    assert dataset.user_ids[int(split.valid.user_index[0])] == "10"
+    assert dataset.user_ids[int(split.test.user_index[0])] == "11"  # '9' would be the last as a string
+    assert split.test.distinct_times is None
+
+
+def test_by_session_says_what_is_missing(make_dataset: MakeDataset) -> None:
+    with pytest.raises(DatasetError, match="needs a column 'session_id'"):
+        by_session(make_dataset("user_id item_id", ("u", "a")))
+    with pytest.raises(DatasetError, match="1 of 2 have none"):
+        by_session(make_dataset("user_id item_id session_id", ("u", "a", "s"), ("u", "a", None)))
+    with pytest.raises(DatasetError, match="session ids that are numbers"):
+        by_session(make_dataset("user_id item_id session_id", ("u", "a", "s"), ("u", "a", "t")))
+    rows = [("u", "a", "s", 0, 5), ("u", "a", "t", 1, None)]
+    with pytest.raises(DatasetError, match="1 of 2 sessions have none"):
+        by_session(make_dataset("user_id item_id session_id position timestamp", *rows))
+
+
+EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 40), st.integers(0, 3)), min_size=2)
+
+
+def dataset_of(events: list[tuple[int, int, int, int]]) -> Dataset:
+    """Each event is an item of its own, so an item tells its event."""
+    users, _, times, sessions = zip(*events, strict=True)
+    items = [f"{at:05d}" for at in range(len(events))]
+    columns = {"user_id": users, "item_id": items, "timestamp": times, "session_id": sessions}
+    return dataset_from_tables("drawn", pa.table(columns), None)
+
+
+@given(EVENTS, st.sampled_from(sorted(SPLITS)))
+def test_no_split_leaks(events: list[tuple[int, int, int, int]], name: str) -> None:
+    dataset = dataset_of(events)
+    try:
+        split = SPLITS[name](dataset)
+    except DatasetError as error:
+        assert "leaves nothing to train on" in str(error)  # noqa: PT017
+        return
+    times = np.array([event[2] for event in events])  # item index i is event i - 1
+    trained = set(split.train.items.tolist())
+
+    assert len(split.train) == dataset.n_users
+    for cases in (split.valid, split.test):
+        assert not trained & set(cases.targets.tolist())
+        assert len(set(cases.user_index.tolist())) == len(cases) or name == "by_session"
+        for user, inputs, target in listed(cases):
+            assert inputs
+            assert target not in inputs
+            events_of_user = dataset.sequences[user].tolist()
+            assert [item for item in events_of_user if item in inputs] == inputs
+            assert events_of_user.index(inputs[-1]) < events_of_user.index(target)
+    for user, inputs, _ in listed(split.valid) + (listed(split.test) if name == "by_session" else []):
+        if name == "by_session":
+            assert not trained & set(inputs)  # a held-out session is held out whole
+        else:
+            assert inputs == split.train[user].tolist()
+    if name == "global_time":
+        held_out = np.concatenate([split.valid.targets, split.test.targets]) - 1
+        assert not len(held_out) or max(times[item - 1] for item in trained) < times[held_out].min()
+        valid_targets = split.valid.targets - 1
+        test_targets = split.test.targets - 1
+        if len(valid_targets) and len(test_targets):
+            assert times[valid_targets].max() < times[test_targets].min()
