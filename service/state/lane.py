@@ -31,6 +31,8 @@ from service.errors import StoreUnavailable
 
 Command = Sequence[str | bytes | int | float]
 
+log = structlog.get_logger(__name__)
+
 # Calls that share one pipeline. More would only let one slow reader hold up many.
 MAX_CALLS_PER_EXCHANGE = 64
 
@@ -95,9 +97,10 @@ class Lane:
         """Closes the connection; calls still waiting fail."""
         self._closed = True
         if self._worker is not None:
+            # `asyncio.wait_for`, which redis-py sends with, may swallow a cancellation (Python 3.11): hence the flag as
+            # well, which the worker sees after at most one timeout.
             self._worker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._worker
+            await asyncio.gather(self._worker, return_exceptions=True)
         _fail(self._waiting, "the connection to Redis is closed")
         await self._disconnect()
 
@@ -114,7 +117,7 @@ class Lane:
     async def _work(self) -> None:
         batch: list[_Call] = []
         try:
-            while True:
+            while not self._closed:
                 await self._wake.wait()
                 self._wake.clear()
                 while batch := self._take():
@@ -154,25 +157,24 @@ class Lane:
         """Returns once Redis answers again; until then every call is refused at once."""
         self.n_lost += 1
         self._down = f"Redis is away: {error or type(error).__name__}"
-        log = structlog.get_logger(__name__)
         log.warning("redis_lost", error=str(error), kind=type(error).__name__)
         _fail(batch, self._down)
         _fail(self._waiting, self._down)
         self._waiting.clear()
-        while True:
+        while not self._closed:
             await self._disconnect()
             probe = self._new_call([("PING",)])
             try:
                 await self._exchange([probe])
                 answer = probe.replies.result()[0]
-                if not isinstance(answer, ResponseError):
-                    break
-                self._down = f"Redis refuses PING: {answer}"
+                if answer == b"PONG":
+                    self._down = None
+                    log.info("redis_back")
+                    return
+                self._down = f"Redis answered PING with {answer!r}"
             except Exception as again:
                 self._down = f"Redis is away: {again or type(again).__name__}"
             await asyncio.sleep(self._probe_s)
-        self._down = None
-        log.info("redis_back")
 
     async def _disconnect(self) -> None:
         # Not `nowait=False`: a silent peer must not delay us. redis-py forgets the socket whatever happens.

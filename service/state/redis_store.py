@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from redis.asyncio.connection import BlockingConnectionPool
-from redis.exceptions import NoScriptError, ResponseError
+from redis.asyncio.connection import Connection, parse_url
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from service.errors import StoreUnavailable
+from service.errors import SettingsError, StoreUnavailable
 from service.state.lane import Command, Lane
 from service.state.scripts import APPEND, DROP
 from service.state.store import Event, History, Limits, Owner, check_events, merge_sources, owners_of
@@ -54,6 +54,9 @@ class RedisStore:
         admin_timeout_s: for merge, export, delete and ping.
         probe_s: pause between attempts to reach a Redis that is away.
         clock: seconds since 1970, the time of arrival for the 24 h in which a repeated event is a no-op.
+
+    Raises:
+        SettingsError: the URL cannot be used. Whether Redis answers there is seen at the first call.
     """
 
     def __init__(
@@ -71,17 +74,23 @@ class RedisStore:
         self._clock = clock
         self._n_refused = 0
         self._n_quarantined = 0
-        # The pool only reads the URL and makes connections; a lane owns each one for good. Nothing is retried, and no
-        # command is sent that the caller did not ask for (no CLIENT SETINFO, no health check).
-        factory: Any = BlockingConnectionPool.from_url(
-            url,
-            socket_timeout=socket_timeout_s,
-            socket_connect_timeout=socket_timeout_s,
-            protocol=2,
-            driver_info=None,
-        )
-        self._reads = Lane(factory.make_connection(), probe_s=probe_s)
-        self._writes = Lane(factory.make_connection(), probe_s=probe_s)
+        # Ours win over options in the URL: replies must stay bytes, nothing is retried, and no command is sent that
+        # nobody asked for (CLIENT SETINFO, health checks).
+        ours: dict[str, Any] = {
+            "socket_timeout": socket_timeout_s,
+            "socket_connect_timeout": socket_timeout_s,
+            "retry_on_timeout": False,
+            "health_check_interval": 0,
+            "decode_responses": False,
+            "protocol": 2,
+            "driver_info": None,
+        }
+        try:
+            options: dict[str, Any] = {**parse_url(url), **ours}
+            connection_class = options.pop("connection_class", Connection)
+            self._reads, self._writes = (Lane(connection_class(**options), probe_s=probe_s) for _ in range(2))
+        except (ValueError, TypeError, RedisError) as error:  # never with the URL in it: that may hold a password
+            raise SettingsError(f"the Redis URL cannot be used: {error}") from None
 
     @property
     def counters(self) -> RedisCounters:
@@ -141,8 +150,8 @@ class RedisStore:
                         [(target, events)], timeout_s=self._admin_timeout_s, look_in_history=True
                     )
                     moved += sum(flags[0])
-                [left] = await self._eval(DROP, [(source, stored[::2])], self._admin_timeout_s)
-                if left == 0:
+                members = [member for member in stored[::2] if isinstance(member, bytes)]
+                if await self._eval(DROP, [(source, members)], self._admin_timeout_s) == [0]:
                     break
         return moved
 
@@ -180,7 +189,9 @@ class RedisStore:
             if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
                 self._n_quarantined += 1
                 replies[position] = []
-        return self._accepted(replies)
+        for reply in self._accepted(replies):
+            _expect(isinstance(reply, list) and len(reply) % 2 == 0, "members with scores", reply)
+        return replies
 
     def _decode(self, owner: Owner, stored: Sequence[bytes]) -> list[Event]:
         """Events of one owner, leaving out (and counting) what is not an event of ours."""
@@ -224,11 +235,17 @@ class RedisStore:
                 arguments += (event.event_id, event.ts, _payload(owner, event))
             calls.append((owner, arguments))
         replies = await self._eval(APPEND, calls, timeout_s)
+        for (_, events), reply in zip(batches, replies, strict=True):
+            _expect(isinstance(reply, list) and len(reply) == 1 + len(events), "a flag per event", reply)
+            _expect(all(type(number) is int for number in reply), "numbers", reply)
         self._n_quarantined += sum(reply[0] for reply in replies)
         return [[flag == 1 for flag in reply[1:]] for reply in replies]
 
     async def _delete(self, owners: Sequence[Owner]) -> int:
-        return sum(await self._run(self._writes, [("DEL", *_keys(owner)) for owner in owners], self._admin_timeout_s))
+        replies = await self._run(self._writes, [("DEL", *_keys(owner)) for owner in owners], self._admin_timeout_s)
+        for reply in replies:
+            _expect(type(reply) is int, "a number of keys", reply)
+        return sum(replies)
 
     async def _eval(
         self, script: str, calls: Iterable[tuple[Owner, Sequence[str | bytes | int | float]]], timeout_s: float
@@ -257,6 +274,11 @@ class RedisStore:
                 self._n_refused += 1
                 raise StoreUnavailable(f"Redis refused: {reply}") from reply
         return replies
+
+
+def _expect(sound: bool, expected: str, found: object) -> None:
+    if not sound:
+        raise StoreUnavailable(f"Redis answered with {type(found).__name__}, expected {expected}")
 
 
 def _keys(owner: Owner) -> tuple[str, str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 from state_servers import Clock, Server
@@ -68,7 +70,26 @@ def store(make_store: MakeStore) -> StateStore:
 
 
 @pytest.fixture
-async def redis_store(server: Server, clock: Clock) -> AsyncIterator[RedisStore]:
-    store = RedisStore(server.url, clock=clock)
-    yield store
-    await store.close()
+async def connect() -> AsyncIterator[Callable[..., RedisStore]]:
+    """Makes a RedisStore and closes it after the test, however that ends."""
+    made: list[RedisStore] = []
+
+    def make(url: str, **options: Any) -> RedisStore:
+        made.append(RedisStore(url, **options))
+        return made[-1]
+
+    yield make
+    for store in made:
+        await store.close()
+
+
+@pytest.fixture
+def redis_store(server: Server, connect: Callable[..., RedisStore]) -> RedisStore:
+    return connect(server.url)
+
+
+@pytest.fixture
+def own_socket() -> Iterator[str]:
+    """A path short enough for a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="ag-test-") as folder:
+        yield f"{folder}/redis.sock"

@@ -13,7 +13,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from state_servers import Clock, until
 
-from service.errors import StoreUnavailable
+from service.errors import SettingsError, StoreUnavailable
 from service.state.memory import MemoryStore
 from service.state.redis_store import RedisStore
 from service.state.store import Event, Limits
@@ -35,13 +35,12 @@ async def test_all_keys_of_an_owner_share_one_hash_tag(server, redis_store) -> N
     assert server.stored_keys() == USER_KEYS | {b"ag:{s:s}:h", b"ag:{s:s}:d", b"ag:{s:s}:n"}
 
 
-async def test_every_key_has_a_time_to_live(server) -> None:
+async def test_every_key_has_a_time_to_live(server, connect) -> None:
     limits = Limits(user_ttl_s=1000.0, session_ttl_s=100.0, dedupe_s=500.0)
-    store = RedisStore(server.url, limits=limits)
+    store = connect(server.url, limits=limits)
     await store.append([event("e1", session="s")], timeout_s=T)
     with server.client() as client:
         left = {key: client.pttl(key) / 1000 for key in server.stored_keys()}
-    await store.close()
     for key, seconds in left.items():
         expected = 500.0 if key.endswith(b":d") else 1000.0 if b"{u:" in key else 100.0
         assert expected - 60 < seconds <= expected
@@ -57,13 +56,12 @@ async def test_an_append_starts_the_time_to_live_anew_and_a_repeat_does_not(serv
         assert client.ttl("ag:{u:u}:h") > 100
 
 
-async def test_an_expired_session_is_gone_but_its_repeats_stay_no_ops(server) -> None:
-    store = RedisStore(server.url, limits=Limits(session_ttl_s=0.01))
+async def test_an_expired_session_is_gone_but_its_repeats_stay_no_ops(server, connect) -> None:
+    store = connect(server.url, limits=Limits(session_ttl_s=0.01))
     await store.append([event("e1", user=None, session="s")], timeout_s=T)
     until(lambda: server.stored_keys() == {b"ag:{s:s}:d"})
     assert await store.append([event("e1", user=None, session="s")], timeout_s=T) == [False]
     assert (await store.read(None, "s", timeout_s=T)).session == []
-    await store.close()
 
 
 async def test_the_memory_store_forgets_on_time_too() -> None:
@@ -172,23 +170,25 @@ def test_damaged_values_are_left_out_and_counted(shared_server, members, score, 
             client.zadd("ag:{u:u}:h", dict.fromkeys(members, score))
             client.set("ag:{u:u}:n", n)
         store = RedisStore(shared_server.url)
-        assert await user_ids(store) == []
-        assert store.counters.n_quarantined == len(members)
-        assert await store.append([event("e1", 1), event("e2", 1)], timeout_s=T) == [True, True]
-        assert await user_ids(store) == ["e1", "e2"]
-        assert await store.merge("v", from_user_id="u") == 2
-        assert await user_ids(store, "v") == ["e1", "e2"]
-        await store.close()
+        try:
+            assert await user_ids(store) == []
+            assert store.counters.n_quarantined == len(members)
+            assert await store.append([event("e1", 1), event("e2", 1)], timeout_s=T) == [True, True]
+            assert await user_ids(store) == ["e1", "e2"]
+            assert await store.merge("v", from_user_id="u") == 2
+            assert await user_ids(store, "v") == ["e1", "e2"]
+        finally:
+            await store.close()
 
     asyncio.run(body())
 
 
-async def test_a_full_redis_refuses_appends_whole_and_still_reads(own_server) -> None:
-    store = RedisStore(own_server.url)
+async def test_a_full_redis_refuses_appends_whole_and_still_reads(own_server, connect) -> None:
+    store = connect(own_server.url)
     await store.append([event("e1")], timeout_s=T)
     with own_server.client() as client:
         client.config_set("maxmemory-policy", "noeviction")
-        client.config_set("maxmemory", client.info("memory")["used_memory"])
+        client.config_set("maxmemory", 1)
     with pytest.raises(StoreUnavailable, match="maxmemory"):
         await store.append([event("e2"), event("e3", user="new", session="new")], timeout_s=T)
     assert await user_ids(store) == ["e1"]
@@ -198,18 +198,16 @@ async def test_a_full_redis_refuses_appends_whole_and_still_reads(own_server) ->
     with own_server.client() as client:
         client.config_set("maxmemory", 0)
     assert await store.append([event("e2")], timeout_s=T) == [True]
-    await store.close()
 
 
-async def test_a_read_only_replica_answers_reads_and_refuses_appends(own_server) -> None:
-    store = RedisStore(own_server.url)
+async def test_a_read_only_replica_answers_reads_and_refuses_appends(own_server, connect) -> None:
+    store = connect(own_server.url)
     await store.append([event("e1")], timeout_s=T)
     with own_server.client() as client:
         client.replicaof("127.0.0.1", 1)
     with pytest.raises(StoreUnavailable, match="READONLY"):
         await store.append([event("e2")], timeout_s=T)
     assert await user_ids(store) == ["e1"]
-    await store.close()
 
 
 @pytest.fixture
@@ -232,12 +230,25 @@ def tcp_port(tmp_path) -> Iterator[int]:
     process.wait()
 
 
-async def test_a_redis_over_tcp_with_a_password_serves_as_well(tcp_port) -> None:
-    store = RedisStore(f"redis://:s3cret@127.0.0.1:{tcp_port}/0")
+async def test_a_redis_over_tcp_with_a_password_serves_as_well(tcp_port, connect) -> None:
+    store = connect(f"redis://:s3cret@127.0.0.1:{tcp_port}/0")
     assert await store.append([event("e1")], timeout_s=T) == [True]
     assert await user_ids(store) == ["e1"]
-    await store.close()
-    stranger = RedisStore(f"redis://:wrong@127.0.0.1:{tcp_port}/0")
+    stranger = connect(f"redis://:wrong@127.0.0.1:{tcp_port}/0")
     with pytest.raises(StoreUnavailable, match="password"):
         await stranger.ping()
-    await stranger.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host", "redis://:s3cret@host:port", "unix:///r.sock?unknown=s3cret", "nonsense"]
+)
+def test_a_url_that_cannot_be_used_is_refused_without_showing_its_password(url) -> None:
+    with pytest.raises(SettingsError, match="the Redis URL cannot be used") as refused:
+        RedisStore(url)
+    assert "s3cret" not in str(refused.value)
+
+
+async def test_options_in_the_url_cannot_change_what_replies_look_like(server, connect) -> None:
+    store = connect(f"{server.url}?decode_responses=true&protocol=3&socket_timeout=9&retry_on_timeout=yes")
+    await store.append([event("e1")], timeout_s=T)
+    assert await user_ids(store) == ["e1"]
