@@ -33,24 +33,20 @@ def damaged() -> dict[str, tuple[Spoil, str]]:
     corpus: dict[str, tuple[Spoil, str]] = {}
     for name in FILES:
         for position in (0.0, 0.5, 1.0):
-            corpus[f"bit {position} of {name}"] = (
-                lambda w, n=name, p=position: w.flip_bit(n, p),
-                f"{name}: sha256 is ",
-            )
-        corpus[f"{name} truncated"] = (lambda w, n=name: w.truncate(n), f"{name}: is ")
-        corpus[f"{name} empty"] = (lambda w, n=name: w.file(n).write_bytes(b""), f"{name}: is 0 bytes, the manifest")
-        corpus[f"{name} missing"] = (lambda w, n=name: w.file(n).unlink(), f"{name}: is missing, the manifest lists it")
-        corpus[f"{name} a link"] = (lambda w, n=name: link(w, n), f"{name}: is a symbolic link")
-        corpus[f"{name} of wrong digest"] = (
-            lambda w, n=name: w.sign(lambda body: body["files"][n].update(sha256="0" * 64)),
-            f"{name}: sha256 is ",
-        )
+            corpus[f"bit {position} of {name}"] = (flip(name, position), f"{name}: sha256 is ")
+        corpus |= {
+            f"{name} truncated": (truncate(name), f"{name}: is "),
+            f"{name} empty": (empty(name), f"{name}: is 0 bytes, the manifest says "),
+            f"{name} missing": (remove(name), f"{name}: is missing, the manifest lists it"),
+            f"{name} a link": (link(name), f"{name}: is a symbolic link"),
+            f"{name} of wrong digest": (wrong_digest(name), f"{name}: sha256 is "),
+        }
     for position in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
-        corpus[f"bit {position} of manifest.json"] = (lambda w, p=position: w.flip_bit("manifest.json", p), "manifest")
+        corpus[f"bit {position} of manifest.json"] = (flip("manifest.json", position), "manifest")
     return corpus | {
-        "manifest truncated": (lambda w: w.truncate("manifest.json"), "manifest.json: is not JSON"),
-        "manifest missing": (lambda w: w.file("manifest.json").unlink(), "manifest.json: is missing"),
-        "manifest a link": (lambda w: link(w, "manifest.json"), "manifest.json: is a symbolic link"),
+        "manifest truncated": (truncate("manifest.json"), "manifest.json: is not JSON"),
+        "manifest missing": (remove("manifest.json"), "manifest.json: is missing"),
+        "manifest a link": (link("manifest.json"), "manifest.json: is a symbolic link"),
         "manifest a list": (lambda w: w.file("manifest.json").write_text("[]"), "manifest.json: holds a JSON list"),
         "manifest huge": (
             lambda w: w.file("manifest.json").write_bytes(b" " * (16 * 1024 * 1024 + 1)),
@@ -61,9 +57,32 @@ def damaged() -> dict[str, tuple[Spoil, str]]:
     }
 
 
-def link(w: Workshop, name: str) -> None:
-    shutil.move(w.file(name), w.path.parent / name)
-    w.file(name).symlink_to(w.path.parent / name)
+def flip(name: str, position: float) -> Spoil:
+    return lambda w: w.flip_bit(name, position)
+
+
+def truncate(name: str) -> Spoil:
+    return lambda w: w.truncate(name)
+
+
+def empty(name: str) -> Spoil:
+    return lambda w: w.file(name).write_bytes(b"")
+
+
+def remove(name: str) -> Spoil:
+    return lambda w: w.file(name).unlink()
+
+
+def wrong_digest(name: str) -> Spoil:
+    return lambda w: w.sign(lambda body: body["files"][name].update(sha256="0" * 64))
+
+
+def link(name: str) -> Spoil:
+    def spoil(w: Workshop) -> None:
+        shutil.move(w.file(name), w.path.parent / name)
+        w.file(name).symlink_to(w.path.parent / name)
+
+    return spoil
 
 
 # --- a manifest that says something else ------------------------------------------------------------------------------
