@@ -118,9 +118,15 @@ def _put_in_place(fresh: Path, folder: Path) -> None:
         os.replace(fresh, folder)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    os.replace(folder, aside / "dataset")
-    os.replace(fresh, folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        os.replace(folder, aside / "dataset")
+        try:
+            os.replace(fresh, folder)
+        except BaseException:
+            os.replace(aside / "dataset", folder)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _read_parquet(path: Path) -> pa.Table | None:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,12 +53,12 @@ class Rejects:
     """Rows that could not be read, in the order of the files."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    _read: dict[str, int] = field(default_factory=dict)
-    _rejected: dict[str, int] = field(default_factory=dict)
+    _readable: set[Path] = field(default_factory=set)
+    _n_rejected: Counter[Path] = field(default_factory=Counter)
 
     def accept(self, path: Path) -> None:
-        """Counts a row of `path` that was read."""
-        self._read[path.name] = self._read.get(path.name, 0) + 1
+        """Notes that a row of `path` was read, so that it is not the wrong file."""
+        self._readable.add(path)
 
     def add(self, path: Path, line: int, reason: object, text: str | bytes) -> None:
         """Reports a row.
@@ -68,8 +69,8 @@ class Rejects:
         excerpt = text[: 4 * MAX_EXCERPT].decode("utf-8", "replace") if isinstance(text, bytes) else text
         excerpt = excerpt.encode("utf-8", "replace").decode().strip()[:MAX_EXCERPT]
         self.rows.append({"file": path.name, "line": line, "reason": str(reason), "text": excerpt})
-        self._rejected[path.name] = self._rejected.get(path.name, 0) + 1
-        if not self._read.get(path.name) and self._rejected[path.name] >= HOPELESS:
+        self._n_rejected[path] += 1
+        if path not in self._readable and self._n_rejected[path] >= HOPELESS:
             raise DatasetError(f"{path}: none of the first {HOPELESS:,} rows can be read; line {line}: {reason}")
 
 
