@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 import time
 from collections.abc import Callable
@@ -68,6 +67,7 @@ class Service:
         self._on_loaded, self._on_failed = on_loaded, on_failed
         self._recommender: Recommender | None = None
         self._loading: threading.Thread | None = None
+        self._load_ended = asyncio.Event()
 
     @property
     def recommender(self) -> Recommender:
@@ -91,6 +91,10 @@ class Service:
         # A daemon: a stop that comes while models load does not wait for them.
         self._loading = threading.Thread(target=self._load_models, args=(loop,), name="loading", daemon=True)
         self._loading.start()
+
+    async def until_loaded(self) -> None:
+        """Returns when loading has ended, well or not."""
+        await self._load_ended.wait()
 
     async def stop(self) -> None:
         """Ends in order: no new runs, queued events written, connections given back."""
@@ -135,14 +139,12 @@ class Service:
         for model in registry.models:
             self.metrics.model_info.labels(model.name, model.version, model.sha256).set(1)
             self.metrics.model_load.labels(model.name, model.version).set(model.load_s)
-        # Everything that was imported and loaded stays for good. Unfrozen, each full collection walks through it and
-        # stops the loop for 30 to 40 ms.
-        gc.collect()
-        gc.freeze()
         self.readiness.loaded = True
+        self._load_ended.set()
         self._on_loaded(registry)
 
     def _failed(self, error: BaseException) -> None:
         if not isinstance(error, AfterglowError):
             self.log.error("loading_failed", **describe(error))
+        self._load_ended.set()
         self._on_failed(error)

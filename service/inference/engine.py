@@ -118,6 +118,11 @@ class Engine:
         self._metrics.deadline_exceeded.labels("infer").inc()
         raise DeadlineExceeded("The budget ended while the model was asked.")
 
+    @property
+    def n_waiting(self) -> int:
+        """Rows in the queue."""
+        return len(self._waiting) + len(self._bulk)
+
     def predicted_wait_s(self, *, bulk: bool = False) -> float:
         """Seconds until a request that came now would have its answer, as far as recent runs tell."""
         ahead = len(self._waiting) + (len(self._bulk) if bulk else 0)
@@ -127,11 +132,10 @@ class Engine:
         if deadline.spent:
             self._metrics.deadline_exceeded.labels("queue").inc()
             raise DeadlineExceeded("The budget ended before the model was asked.")
-        waiting = len(self._waiting) + len(self._bulk)
-        if waiting >= self._max_waiting:
+        if self.n_waiting >= self._max_waiting:
             self._refuse("queue_full")
         # An idle engine always takes the request: only a run can correct an estimate that has become too high.
-        if (waiting or self._running) and self.predicted_wait_s(bulk=bulk) > deadline.left_s:
+        if (self.n_waiting or self._running) and self.predicted_wait_s(bulk=bulk) > deadline.left_s:
             self._refuse("predicted_wait")
 
     def _refuse(self, reason: str) -> None:
@@ -141,7 +145,6 @@ class Engine:
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:
             with self._changed:
-                self._running = False
                 while not (self._waiting or self._bulk or self._stopping):
                     self._changed.wait()
                 if self._stopping:
@@ -149,6 +152,7 @@ class Engine:
                 late, batch = self._take()
                 self._running = bool(batch)
             answers: list[Ranked | Exception] = self._score(batch) if batch else []
+            self._running = False  # before anybody hears of the end
             try:
                 loop.call_soon_threadsafe(_deliver, late, batch, answers)
             except RuntimeError:  # the loop has closed; nobody waits any more

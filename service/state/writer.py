@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
@@ -99,16 +99,17 @@ class EventWriter:
             self._flushing = asyncio.create_task(self._flush(), name="event-writer-flush")
         return Written("queued")
 
-    def forget(self, *, user_id: str | None = None, session_id: str | None = None) -> int:
-        """Number of queued events of these owners that will now never be written. For deletions: nothing returns."""
-        kept = [
-            event
-            for event in self._queue
-            if (user_id is None or event.user_id != user_id) and (session_id is None or event.session_id != session_id)
-        ]
-        n_forgotten = len(self._queue) - len(kept)
-        self._queue = deque(kept)
-        return n_forgotten
+    def forget(self, *, user_id: str | None = None, session_id: str | None = None) -> None:
+        """Takes queued events back from a user (whole) or a session (its copy). For deletions: nothing returns."""
+        kept: deque[Event] = deque()
+        for event in self._queue:
+            if session_id is not None and event.session_id == session_id:
+                if event.user_id is None:
+                    continue
+                event = replace(event, session_id=None)
+            if user_id is None or event.user_id != user_id:
+                kept.append(event)
+        self._queue = kept
 
     async def close(self, *, timeout_s: float = 2.0) -> None:
         """Flushes what it can within the time, then gives the rest up and says how many were lost."""

@@ -1,0 +1,221 @@
+"""`python -m service`: serve artefacts over HTTP, or check one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import orjson
+import typer
+from pydantic import SecretStr
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from service.errors import ArtefactError, ArtefactRefused, SettingsError
+from service.registry import Registry, load_registry
+from service.settings import Settings, load_settings
+
+EXIT_SETTINGS, EXIT_REFUSED, EXIT_INTERRUPTED = 2, 3, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Serves recommendations from the artefacts that `python -m export` writes.",
+)
+
+
+@app.command()
+def serve(
+    artefacts: Annotated[Path | None, typer.Option(help="Folder with artefacts as name/version/.")] = None,
+    scenarios: Annotated[
+        Path | None, typer.Option(help="Scenarios file; by default scenarios.toml beside the artefacts.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on [8000]; 0 takes a free one.")] = None,
+    redis: Annotated[str | None, typer.Option(help="State store: redis://, rediss:// or unix:// URL.")] = None,
+    embedded_redis: Annotated[
+        bool | None, typer.Option("--embedded-redis/--no-embedded-redis", help="Start a Redis of our own [yes].")
+    ] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Where the embedded Redis keeps its file.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="auto, json or console.")] = None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, in one process: one event loop for HTTP, one thread for the models.
+
+    Every option is also a setting `AFTERGLOW_<NAME>`, and there are more of those: see the README.
+
+    Exit codes: 0 stopped, 2 a setting does not fit, 3 an artefact is refused, 130 Ctrl-C.
+
+    **Examples**
+
+    `python -m service serve --artefacts artefacts`
+
+    `python -m service serve --artefacts artefacts --port 9000 --redis redis://localhost:6379/0`
+    """
+    if redis is not None and embedded_redis:
+        _fail("give --redis or --embedded-redis, not both", EXIT_SETTINGS)
+    # Before anything slow, so that a stop asked for early is an orderly one too.
+    signal.signal(signal.SIGTERM, lambda _sig, _frame: sys.exit(0))
+    try:
+        settings = load_settings(
+            artefacts=artefacts,
+            scenarios=scenarios,
+            host=host,
+            port=port,
+            redis=None if redis is None else SecretStr(redis),
+            embedded_redis=embedded_redis,
+            state_dir=state_dir,
+            device=device,
+            log_format=log_format,
+        )
+        code = _run(settings, prefer_embedded=bool(embedded_redis))
+    except SettingsError as error:
+        _fail(str(error), EXIT_SETTINGS)
+    except ArtefactError as refusal:
+        _fail(str(refusal), EXIT_REFUSED)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(
+    artefact: Annotated[Path, typer.Argument(help="Folder of one version: artefacts/NAME/VERSION.")],
+) -> None:
+    """Say whether the service would serve an artefact, with every reason against it.
+
+    Exit codes: 0 it would, 3 it would not.
+
+    **Example**
+
+    `python -m service check artefacts/llm-esr/20261120T101500Z-0a1b2c3d`
+    """
+    from service.artefact.check import check_report
+
+    try:
+        reasons = check_report(artefact)
+    except SettingsError as error:
+        _fail(str(error), EXIT_SETTINGS)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    if reasons:
+        _fail(str(ArtefactRefused(str(artefact), reasons)), EXIT_REFUSED)
+    typer.echo(f"{artefact}: ready to serve")
+
+
+def _run(settings: Settings, *, prefer_embedded: bool) -> int:
+    """Serves until stopped; the exit code."""
+    from service.app import create_app
+    from service.logs import take_over_logging
+    from service.server import DrainingServer, listen, settle
+    from service.service import Service
+    from service.state.redis_store import RedisStore
+    from service.state.store import Limits
+
+    log = take_over_logging(settings)
+    with listen(settings) as listener, _redis_url(settings, prefer_embedded=prefer_embedded) as url:
+        failures: list[BaseException] = []
+
+        def on_failed(error: BaseException) -> None:
+            failures.append(error)
+            server.stop()
+
+        def on_loaded(registry: Registry) -> None:
+            settle()
+            _announce(registry, settings.host, listener.getsockname()[1])
+
+        service = Service(
+            settings,
+            RedisStore(url, limits=Limits(user_ttl_s=settings.user_ttl_s, session_ttl_s=settings.session_ttl_s)),
+            lambda: _load(settings),
+            log=log,
+            on_loaded=on_loaded,
+            on_failed=on_failed,
+        )
+        server = DrainingServer(create_app(service), settings, service.readiness)
+        server.run(sockets=[listener])
+    if failures:
+        raise failures[0]
+    interrupted = server.stopped_by == signal.SIGINT
+    if interrupted:
+        _say("interrupted, stopped in order")
+    code = EXIT_INTERRUPTED if interrupted else 0
+    if service.is_loading:
+        # The loading thread sits in native code; unloading the interpreter under it could crash a clean stop.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+@contextmanager
+def _redis_url(settings: Settings, *, prefer_embedded: bool) -> Iterator[str]:
+    """Where the state lives: the URL that was given, or a Redis server that goes when we go."""
+    if settings.redis is not None and not prefer_embedded:
+        yield settings.redis.get_secret_value()
+        return
+    if not settings.embedded_redis:
+        raise SettingsError("no state store: give --redis URL, or --embedded-redis with --state-dir")
+    from service.state.embedded import EmbeddedRedis
+
+    with EmbeddedRedis(settings.state_dir) as redis:
+        yield redis.url
+
+
+def _load(settings: Settings) -> Registry:
+    """The registry, with a progress bar on a terminal."""
+    with _progress() as progress:
+        return load_registry(settings, progress)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda name, done, of: None
+        return
+    columns = (TextColumn("loading {task.fields[artefact]}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", artefact="")
+        yield lambda name, done, of: bar.update(task, completed=done, total=of, artefact=name)
+
+
+def _announce(registry: Registry, host: str, port: int) -> None:
+    """What is served, and a request that works, with an item that exists."""
+    for scenario in registry.scenarios.values():
+        model = scenario.model
+        items = f"{model.manifest.n_items} items"
+        typer.echo(f"scenario {scenario.name}: {model.name}@{model.version}, {items}, {model.device}")
+    scenario = registry.scenario(registry.default or next(iter(registry.scenarios)))
+    popular, _ = scenario.model.popular.best(1, scenario.model.artefact.available.nonzero()[0][:0])
+    item_id = scenario.model.artefact.item_ids[int(popular[0]) if len(popular) else 1]
+    request: dict[str, Any] = {"history": [{"item_id": item_id}], "count": 5}
+    if registry.default is None:
+        request["scenario"] = scenario.name
+    where = f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)
+    typer.echo("ready; try:")
+    typer.echo(
+        f"  curl -s http://{where}:{port}/v1/recommend -H 'content-type: application/json' "
+        f"-d '{orjson.dumps(request).decode()}'"
+    )
+    sys.stdout.flush()
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    _say(message)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app()

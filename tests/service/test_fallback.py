@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+from conftest import ITEMS
+
+from service.fallback import LastList, LastLists, Owner
+from service.registry import ServedModel
+
+NONE = np.empty(0, np.int64)
+
+
+def named(items: np.ndarray) -> list[str]:
+    return [ITEMS[index - 1] for index in items]
+
+
+def test_popular_items_come_by_training_count_and_ties_by_item_id(models: dict[str, ServedModel]) -> None:
+    items, counts = models["napkin"].popular.best(10, NONE)
+
+    assert named(items) == ["c", "a", "d", "f", "b", "e"]  # g, the most popular, is not available
+    assert counts == [9, 5, 5, 2, 1, 0]
+    assert models["napkin"].popular.tier == "popular"
+
+
+def test_excluded_items_are_replaced_by_the_next_popular_ones(models: dict[str, ServedModel]) -> None:
+    items, _ = models["napkin"].popular.best(2, np.array([3, 4]))
+
+    assert named(items) == ["a", "f"]
+
+
+def test_without_training_counts_the_catalogue_order_serves_without_scores(models: dict[str, ServedModel]) -> None:
+    items, scores = models["plain"].popular.best(3, np.array([2]))
+
+    assert models["plain"].popular.tier == "static"
+    assert named(items) == ["a", "c", "d"]
+    assert scores == [None, None, None]
+
+
+def test_when_everything_is_excluded_nothing_is_left(models: dict[str, ServedModel]) -> None:
+    items, scores = models["napkin"].popular.best(3, np.arange(1, 8))
+
+    assert (len(items), scores) == (0, [])
+
+
+def a_list(*items: int) -> LastList:
+    return LastList(np.array(items), np.zeros(len(items), np.float32), NONE)
+
+
+def test_the_least_recently_used_owner_is_forgotten_first() -> None:
+    lists = LastLists(2)
+    first, second, third = (("user", name) for name in "xyz")
+    lists.put(first, "home", "v1", a_list(1))
+    lists.put(second, "home", "v1", a_list(2))
+    assert lists.get(first, "home", "v1") is not None  # used again
+
+    lists.put(third, "home", "v1", a_list(3))
+
+    assert lists.get(second, "home", "v1") is None
+    assert lists.get(first, "home", "v1") is not None
+    assert len(lists) == 2
+
+
+def test_lists_are_kept_apart_by_owner_scenario_and_version() -> None:
+    lists = LastLists(10)
+    owner: Owner = ("user", "x")
+    lists.put(owner, "home", "v1", a_list(1))
+
+    assert lists.get(("session", "x"), "home", "v1") is None
+    assert lists.get(owner, "cart", "v1") is None
+    assert lists.get(owner, "home", "v2") is None
+
+
+def test_a_new_version_replaces_the_list_of_the_old_one() -> None:
+    lists = LastLists(10)
+    owner: Owner = ("user", "x")
+    lists.put(owner, "home", "v1", a_list(1))
+    lists.put(owner, "cart", "v1", a_list(2))
+
+    lists.put(owner, "home", "v2", a_list(3))
+
+    assert lists.get(owner, "home", "v1") is None
+    assert lists.get(owner, "cart", "v1") is not None
+
+
+def test_a_dropped_owner_is_gone_in_every_scenario() -> None:
+    lists = LastLists(10)
+    owner: Owner = ("user", "x")
+    lists.put(owner, "home", "v1", a_list(1))
+    lists.put(owner, "cart", "v1", a_list(2))
+
+    lists.drop(owner)
+
+    assert len(lists) == 0
