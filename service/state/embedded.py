@@ -59,8 +59,8 @@ class EmbeddedRedis:
 
     Args:
         state_dir: made if missing. One running server per directory; a second one is refused.
-        appendfsync: `no` keeps what was stored when the server is killed, `always` also when the machine loses power,
-            at seven times the time per append. `everysec` is not offered: it can lose what it acknowledged.
+        appendfsync: `no` keeps what was stored when the server is killed; `always` also when the machine loses power,
+            and waits for the disk at every append. `everysec` is not offered: it can lose what it acknowledged.
         maxmemory_mb: where appends start to be refused (reads go on). Nothing is evicted: `stored` must stay true.
             A user with 50 events takes about 7 kB on the first day and 5 kB after it.
         start_timeout_s: how long reading the append-only file back may take.

@@ -158,6 +158,16 @@ def test_a_folder_in_use_is_refused_by_name_until_it_is_free(embed, tmp_path) ->
     assert answers(embed(lock_timeout_s=0.0))
 
 
+def test_a_server_that_outlives_its_supervisor_still_guards_the_folder(embed) -> None:
+    first = embed()
+    os.close(first._lock_fd)  # what the death of the supervising process does
+    first._lock_fd = None
+    with pytest.raises(SettingsError, match="is in use"):
+        embed(lock_timeout_s=0.0)
+    first.stop()
+    assert answers(embed(lock_timeout_s=0.0))
+
+
 def test_a_folder_that_cannot_be_made_is_refused_by_name(embed, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=f"{tmp_path}/file/state cannot be used"):
