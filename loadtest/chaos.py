@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+from numpy.typing import NDArray
+
 from loadtest.client import Client, NoReply
 from loadtest.errors import InputError, LoadtestError
 from loadtest.progress import progress, sleep_unless
@@ -119,9 +122,9 @@ class Ledger:
             return
         if not reply.ok:
             self.refused += len(call.events)
-        elif reply.durability != "stored":
+        elif reply.durability == "queued":
             self.queued += len(call.events)
-        else:
+        elif reply.durability == "stored":
             for user_id, event_id in call.events:
                 if user_id is not None:
                     self.stored.setdefault(user_id, set()).add(event_id)
@@ -182,11 +185,13 @@ async def _exported_ids(client: Client, user_id: str) -> set[str] | None:
     return None
 
 
-def recovery(recorder: Recorder, timeline: Timeline) -> dict[str, Any]:
+def recovery(recorder: Recorder, timeline: Timeline, *, back_within_s: float) -> dict[str, Any]:
     """What the fault did to the recommend replies, in seconds of the load.
 
     `back_to_model_s` is the time from the return to the first reply of tier `model`, not degraded, among the requests
-    planned after it; `last_degraded_s` the time from the return to the last degraded or failed reply.
+    planned after it. Where only the kill is known, such a reply counts once the fault was noticed. `last_degraded_s` is
+    the time from the return to the last degraded or failed reply, and `degraded_share_after_promise` the share of those
+    among the requests planned `back_within_s` after the return and later.
     """
     view = recorder.view("recommend")
     good = view.ok & (view.tier == "model") & ~view.degraded
@@ -196,26 +201,34 @@ def recovery(recorder: Recorder, timeline: Timeline) -> dict[str, Any]:
         "recommend_without_reply": int((view.status == 0).sum()),
         "recommend_errors": int((~view.ok).sum()),
         "recommend_degraded": int(view.degraded.sum()),
+        "degraded_share_before_kill": None,
         "first_degraded_after_kill_s": None,
         "back_to_model_s": None,
         "last_degraded_s": None,
-        "degraded_share_before_kill": None,
+        "degraded_share_after_promise": None,
     }
     if timeline.killed_s is None:
         return facts
     before = view.planned_s < timeline.killed_s
-    facts["degraded_share_before_kill"] = round(float(bad[before].mean()), 6) if before.any() else None
-    after_kill = view.done_s[bad & ~before]
-    if len(after_kill):
-        facts["first_degraded_after_kill_s"] = round(float(after_kill.min()) - timeline.killed_s, 4)
+    facts["degraded_share_before_kill"] = _share(bad[before])
+    noticed = view.done_s[bad & ~before]
+    if len(noticed):
+        facts["first_degraded_after_kill_s"] = round(float(noticed.min()) - timeline.killed_s, 4)
     if timeline.returned_s is None:
         return facts
-    back = view.done_s[good & (view.planned_s >= timeline.returned_s)]
+    returned_s = timeline.returned_s
+    from_s = float(noticed.min()) if timeline.returned_by == "kill" and len(noticed) else returned_s
+    back = view.done_s[good & (view.planned_s >= from_s)]
     if len(back):
-        facts["back_to_model_s"] = round(float(back.min()) - timeline.returned_s, 4)
-    if len(after_kill):
-        facts["last_degraded_s"] = round(max(0.0, float(after_kill.max()) - timeline.returned_s), 4)
+        facts["back_to_model_s"] = round(float(back.min()) - returned_s, 4)
+    if len(noticed):
+        facts["last_degraded_s"] = round(max(0.0, float(noticed.max()) - returned_s), 4)
+    facts["degraded_share_after_promise"] = _share(bad[view.planned_s >= returned_s + back_within_s])
     return facts
+
+
+def _share(marks: NDArray[np.bool_]) -> float | None:
+    return round(float(marks.mean()), 6) if len(marks) else None
 
 
 def verdict(recovery: dict[str, Any], durability: dict[str, Any], *, back_within_s: float) -> dict[str, bool]:

@@ -173,7 +173,7 @@ def chaos(
                 result.interrupted = stop.is_set()
             with stop_on_interrupt() as stop:  # an interrupted load is still checked for losses
                 durability = await verify_stored(client, ledger, stop=stop)
-            found = recovery(done.recorder, timeline)
+            found = recovery(done.recorder, timeline, back_within_s=back_within_s)
             result.findings = {
                 **done.findings(),
                 "timeline": timeline.describe(),

@@ -115,10 +115,11 @@ def show_chaos(findings: Findings) -> None:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=None, pad_edge=False)
     for column, name in enumerate(head):
-        table.add_column(name, justify="right" if column else "left")
+        table.add_column(name, justify="right" if column else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    # A file or a pipe has no width; a table cut short in a log is worth nothing.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _number(value: float | None, digits: int = 2) -> str:

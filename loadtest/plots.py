@@ -28,6 +28,7 @@ _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "svg.fonttype": "none",
+    "svg.hashsalt": "afterglow",  # the same figure gives the same bytes
     "axes.edgecolor": "#9aa3ab",
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -56,9 +57,9 @@ def latency_cdf(curves: Mapping[str, Mapping[str, Sequence[float]]], limit_ms: f
         axes.set(xscale="log", xlabel="latency (ms), log scale", ylabel="requests answered within", title="Latency")
         _plain_log_ticks(axes)
         axes.yaxis.set_major_locator(FixedLocator(_nines(np.array([0.0, *_CDF_TICKS])).tolist()))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 - 10 ** (2 - y):g} %"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 - 10 ** (2 - y):g}%"))
         axes.set_ylim(0, 4)
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper left")
     return figure
 
 
@@ -104,20 +105,15 @@ def tiers_over_time(per_second: Sequence[Mapping[str, Any]], marks: Mapping[str,
 
 
 def errors_over_time(per_second: Sequence[Mapping[str, Any]], marks: Mapping[str, float] | None = None) -> Figure:
-    """Share of requests that failed, and of those that were answered from a lower tier, second by second."""
+    """Share of requests that failed, and of recommend replies from a lower tier than was due, second by second."""
     seconds = [row["second"] for row in per_second]
+    errors = [_share(row["errors"], row["requests"]) for row in per_second]
+    degraded = [_share(row["degraded"], sum(row["tiers"].values())) for row in per_second]
     with _figure() as (figure, axes):
-        for name, colour in (("errors", ALARM), ("degraded", TIERS["popular"])):
-            shares = [row[name] / row["requests"] if row["requests"] else 0.0 for row in per_second]
-            axes.step(
-                [*seconds, len(seconds)],
-                [*shares, shares[-1] if shares else 0.0],
-                where="post",
-                label=name,
-                color=colour,
-            )
+        for shares, name, colour in ((errors, "errors", ALARM), (degraded, "degraded", TIERS["popular"])):
+            axes.stairs(shares, [*seconds, len(seconds)], label=name, color=colour, linewidth=1.8)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set(xlabel="time (s)", ylabel="share of requests", title="Errors and degraded replies", ylim=(-0.02, 1.02))
+        axes.set(xlabel="time (s)", ylabel="share", title="Errors and degraded replies", ylim=(-0.02, 1.02))
         _time_axis(axes, seconds, marks)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -140,14 +136,15 @@ def latency_over_time(per_second: Sequence[Mapping[str, Any]], marks: Mapping[st
 def capacity_curve(steps: Sequence[Mapping[str, Any]], capacity_per_s: float | None, limit_ms: float) -> Figure:
     """Latency percentiles against the arrival rate; rates that broke a limit are hollow."""
     answered = [step for step in steps if step["recommend"]["latency_ms"]]
+    judged = {step["rate_per_s"]: step for step in answered}  # a rate that was tried twice counts by its second try
     with _figure() as (figure, axes):
-        rates = [step["rate_per_s"] for step in answered]
         for level, colour in zip(("p50", "p95", "p99"), LINES, strict=False):
-            values = [step["recommend"]["latency_ms"][level] for step in answered]
-            axes.plot(rates, values, color=colour, label=level, zorder=2)
-            for rate, value, step in zip(rates, values, answered, strict=True):
+            line = [step["recommend"]["latency_ms"][level] for step in judged.values()]
+            axes.plot(list(judged), line, color=colour, label=level, zorder=2)
+            for step in answered:
+                point = (step["rate_per_s"], step["recommend"]["latency_ms"][level])
                 face = "white" if step["reasons"] else colour
-                axes.plot(rate, value, marker="o", markersize=5, color=colour, markerfacecolor=face, zorder=3)
+                axes.plot(*point, marker="o", markersize=5, color=colour, markerfacecolor=face, zorder=3)
         axes.axhline(limit_ms, color=ALARM, linestyle="--", linewidth=1.2)
         axes.annotate(
             f"limit for p99: {limit_ms:g} ms",
@@ -178,12 +175,15 @@ def capacity_curve(steps: Sequence[Mapping[str, Any]], capacity_per_s: float | N
 
 
 def to_svg(figure: Figure, *, prefix: str) -> str:
-    """The figure as an SVG element; `prefix` keeps its internal ids apart from those of other figures on a page."""
+    """The figure as an SVG element; `prefix` keeps its ids apart from those of other figures on a page."""
     buffer = io.StringIO()
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": prefix}):
+    with mpl.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+    svg = svg[svg.index("<svg") :]
+    for before in ('id="', 'href="#', "url(#"):
+        svg = svg.replace(before, f"{before}{prefix}-")
+    return svg
 
 
 @contextmanager
@@ -191,6 +191,10 @@ def _figure(width: float = 7.2, height: float = 3.1) -> Iterator[tuple[Figure, A
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.add_subplot()
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
 
 
 def _colours() -> Iterator[str]:
@@ -220,4 +224,6 @@ def _time_axis(axes: Axes, seconds: Sequence[int], marks: Mapping[str, float] | 
 def _limit_line(axes: Axes, limit_ms: float | None) -> None:
     if limit_ms is not None:
         axes.axvline(limit_ms, color=ALARM, linestyle="--", linewidth=1.2)
-        axes.annotate(f" {limit_ms:g} ms", (limit_ms, 0.02), xycoords=("data", "axes fraction"), color=ALARM)
+        axes.annotate(
+            f"{limit_ms:g} ms ", (limit_ms, 0.02), xycoords=("data", "axes fraction"), color=ALARM, ha="right"
+        )

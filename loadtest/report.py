@@ -241,7 +241,9 @@ def _recommend(result: Document) -> Document:
 
 def _marks(result: Document) -> dict[str, float]:
     timeline = result.get("timeline") or {}
-    named = {"killed": timeline.get("killed_s"), "back": timeline.get("returned_s")}
+    # Where nothing told of the return, the kill stands in for it, and one mark is enough.
+    returned_s = None if timeline.get("returned_by") == "kill" else timeline.get("returned_s")
+    named = {"killed": timeline.get("killed_s"), "back": returned_s}
     return {name: at_s for name, at_s in named.items() if at_s is not None}
 
 

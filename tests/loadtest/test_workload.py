@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_no_shared_users_gives_every_session_its_own() -> None:
     assert len(set(users)) == 100
 
 
-def write_dataset(folder: Path, **columns: list[object]) -> Path:
+def write_dataset(folder: Path, **columns: Sequence[object]) -> Path:
     folder.mkdir()
     pq.write_table(pa.table(columns), folder / "interactions.parquet")
     return folder
