@@ -54,7 +54,7 @@ $(DEMO)/.started: $(VENV)/.train
 	@$(SINCE) $@ "installed"
 
 $(DEMO)/shop: | $(DEMO)/.started
-	@$(BIN)/python -m models data sample-shop --out $@
+	@$(BIN)/python -m models data sample-shop $@
 	@$(SINCE) $(DEMO)/.started "sample shop generated"
 
 $(DEMO)/knowledge: | $(DEMO)/shop

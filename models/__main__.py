@@ -87,7 +87,7 @@ def main() -> None:
     try:
         app()
     except ModelsError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
 
 

@@ -75,8 +75,17 @@ class LLMESR(nn.Module):
         if "collaborative" in self.config.views:
             halves.append(self.item_embeddings)
         if "semantic" in self.config.views:
-            halves.append(self.adapter(self.llm_item_embeddings))
+            halves.append(self._adapt(self.llm_item_embeddings))
         return torch.cat(halves, dim=1)
+
+    def _adapt(self, vectors: Tensor) -> Tensor:
+        """The adapter of (N, llm_dim) vectors: two linear layers trained as two, but multiplied out before use.
+
+        There is no activation between them (sheet, 4.1), so this is the same map at a third of the cost.
+        """
+        first, second = self.adapter
+        weight = second.weight @ first.weight  # (D, llm_dim)
+        return F.linear(vectors, weight, second.weight @ first.bias + second.bias)
 
     def encode_positions(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """(B, L, V x D) states of each position from item vectors (B, L, V x D) and mask (B, L)."""

@@ -79,19 +79,16 @@ def build_model(config: RunConfig, inputs: Inputs) -> LLMESR:
     return LLMESR(config.model, len(inputs.dataset.item_ids), inputs.knowledge)
 
 
-def write_config(folder: Path, config: RunConfig) -> None:
-    """Write `config.toml`, or check that the one there says the same.
+def check_config(folder: Path, config: RunConfig) -> None:
+    """`RunError` if the folder holds a run of another configuration; a new folder is fine."""
+    if (folder / CONFIG).exists() and read_run_config(folder) != config:
+        raise RunError(f"{folder}: holds a run of another configuration, name another folder with --out")
 
-    Raises:
-        RunError: the folder holds a run of another configuration.
-    """
-    path = folder / CONFIG
-    if path.exists():
-        if read_run_config(folder) != config:
-            raise RunError(f"{folder}: holds a run of another configuration, name another folder with --out")
-        return
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """Write `config.toml` into the run's folder, made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode())
+    write_atomic(folder / CONFIG, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode())
 
 
 def read_run_config(folder: Path) -> RunConfig:

@@ -38,13 +38,14 @@ def train(config: RunConfig, folder: Path, console: Console) -> dict[str, Any]:
     Raises:
         ModelsError: an input does not fit, or `folder` holds another run.
     """
-    runs.write_config(folder, config)
+    runs.check_config(folder, config)
     summary_file = folder / runs.SUMMARY
     if summary_file.exists():
         console.print(f"{folder}: already finished, nothing to do")
         finished: dict[str, Any] = json.loads(summary_file.read_bytes())
         return finished
     trainer = _Trainer(config, folder)
+    runs.write_config(folder, config)
     if trainer.epoch:
         console.print(f"{folder}: resuming after epoch {trainer.epoch}")
     summary = trainer.fit(console)

@@ -105,3 +105,10 @@ def test_the_llm_vectors_are_not_trained(make_config: Any) -> None:
     model = _build(make_config())
     assert "llm_item_embeddings" not in dict(model.named_parameters())
     assert "llm_item_embeddings" not in model.state_dict()
+
+
+def test_the_folded_adapter_is_its_two_layers(make_config: Any) -> None:
+    model = _build(make_config())
+    with torch.no_grad():
+        semantic = model.item_table()[:, 8:]
+        torch.testing.assert_close(semantic, model.adapter(model.llm_item_embeddings), atol=1e-5, rtol=0)
