@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from service.artefact.directory import Artefact
 
 Owner = tuple[Literal["user", "session"], str]
+
+MAX_LOOKS = 100
 
 
 class PopularItems:
@@ -50,34 +53,55 @@ class LastList:
 
 
 class LastLists:
-    """The last good list per owner, scenario and model version; the least recently used owners are forgotten.
+    """What this process remembers of people for when the store is out of reach; least recently used owners go first.
 
-    At most `max_owners` owners; a list holds at most 200 items and 1,000 seen ones, so an owner costs at most about
-    10 kB per scenario.
+    Per owner: the last good list by scenario and model version, and the newest items looked at. At most `max_owners`
+    owners; a list holds at most 200 items and 1,000 seen ones, so an owner costs some 10 kB per scenario at most.
     """
 
     def __init__(self, max_owners: int) -> None:
         self._max_owners = max_owners
-        self._lists: OrderedDict[Owner, dict[tuple[str, str], LastList]] = OrderedDict()
+        self._owners: OrderedDict[Owner, _Memory] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._lists)
+        return len(self._owners)
 
     def put(self, owner: Owner, scenario: str, version: str, last: LastList) -> None:
-        of_owner = self._lists.setdefault(owner, {})
+        lists = self._memory(owner).lists
         # One version per scenario: after a swap the old one is of no use.
-        for key in [key for key in of_owner if key[0] == scenario and key[1] != version]:
-            del of_owner[key]
-        of_owner[scenario, version] = last
-        self._lists.move_to_end(owner)
-        while len(self._lists) > self._max_owners:
-            self._lists.popitem(last=False)
+        for key in [key for key in lists if key[0] == scenario and key[1] != version]:
+            del lists[key]
+        lists[scenario, version] = last
+        self._shrink()
 
     def get(self, owner: Owner, scenario: str, version: str) -> LastList | None:
-        last = self._lists.get(owner, {}).get((scenario, version))
-        if last is not None:
-            self._lists.move_to_end(owner)
-        return last
+        memory = self._owners.get(owner)
+        return None if memory is None else memory.lists.get((scenario, version))
+
+    def note(self, owner: Owner, event_type: str, item_id: str) -> None:
+        """Remembers that the owner did something with an item."""
+        self._memory(owner).looks.append((event_type, item_id))
+        self._shrink()
+
+    def looks(self, owner: Owner) -> Sequence[tuple[str, str]]:
+        """The newest (event type, item_id) of the owner."""
+        memory = self._owners.get(owner)
+        return () if memory is None else memory.looks
 
     def drop(self, owner: Owner) -> None:
-        self._lists.pop(owner, None)
+        self._owners.pop(owner, None)
+
+    def _memory(self, owner: Owner) -> _Memory:
+        memory = self._owners.setdefault(owner, _Memory())
+        self._owners.move_to_end(owner)
+        return memory
+
+    def _shrink(self) -> None:
+        while len(self._owners) > self._max_owners:
+            self._owners.popitem(last=False)
+
+
+@dataclass(slots=True)
+class _Memory:
+    lists: dict[tuple[str, str], LastList] = field(default_factory=dict)
+    looks: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=MAX_LOOKS))

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from service.api.schemas import NewEvent
 from service.errors import StateUnavailable
+from service.fallback import LastLists
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.store import Event
@@ -30,9 +31,15 @@ class EventIntake:
     """Takes events of any item: catalogues change, and an item unknown today may be in tomorrow's model."""
 
     def __init__(
-        self, settings: Settings, writer: EventWriter, metrics: Metrics, wall_clock: Callable[[], float]
+        self,
+        settings: Settings,
+        writer: EventWriter,
+        last_lists: LastLists,
+        metrics: Metrics,
+        wall_clock: Callable[[], float],
     ) -> None:
         self._settings, self._writer, self._metrics = settings, writer, metrics
+        self._last_lists = last_lists
         self._wall_clock = wall_clock
         self.knows_item: Callable[[str], bool] = lambda item_id: True
 
@@ -64,6 +71,11 @@ class EventIntake:
             durability, duplicates = written.durability, written.n_duplicates
             self._metrics.events.labels(durability).inc(len(events) - duplicates)
             self._metrics.events.labels("duplicate").inc(duplicates)
+        for event in events:
+            if event.user_id is not None:
+                self._last_lists.note(("user", event.user_id), event.type, event.item_id)
+            if event.session_id is not None:
+                self._last_lists.note(("session", event.session_id), event.type, event.item_id)
         self._metrics.events.labels("rejected").inc(len(rejected))
         unknown = sum(not self.knows_item(event.item_id) for event in events)
         return Receipt(len(events) - duplicates, duplicates, rejected, unknown, durability)

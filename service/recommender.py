@@ -111,7 +111,7 @@ class Recommender:
         """
         answer = self._begin(ask, deadline)
         scenario, model, count = answer.scenario, answer.model, ask.count or answer.scenario.count
-        owner = _owner(ask)
+        owner = next(iter(_owners(ask)), None)
 
         answer.behaviour = await self._read_state(ask, answer)
         last = self._last_lists.get(owner, scenario.name, model.version) if owner else None
@@ -201,14 +201,18 @@ class Recommender:
     def _rules(self, ask: RecommendRequest, answer: Answer, last: LastList | None) -> NDArray[np.int64]:
         """Indices that must not appear: asked for, and seen where the scenario or the request says so.
 
-        With the state out of reach, what was seen at the time of the last good list is the best that is known.
+        With the state out of reach, what this process remembers of the asker is the best that is known.
         """
-        hidden = set(_indices(answer.model, ask.exclude.item_ids))
+        model = answer.model
+        hidden = set(_indices(model, ask.exclude.item_ids))
         leave_out_seen = answer.scenario.seen == "exclude" if ask.exclude.seen is None else ask.exclude.seen
         if leave_out_seen:
             hidden |= answer.behaviour.seen
-            if answer.degraded and last is not None:
-                hidden.update(last.seen.tolist())
+        if leave_out_seen and answer.degraded:
+            hidden.update(last.seen.tolist() if last is not None else ())
+            for owner in _owners(ask):
+                looks = self._last_lists.looks(owner)
+                hidden.update(_indices(model, [item for kind, item in looks if kind in model.manifest.history_events]))
         return _as_indices(hidden)
 
     def _finish(self, answer: Answer) -> Answer:
@@ -230,11 +234,14 @@ def _from_popular(model: ServedModel, count: int, hidden: NDArray[np.int64]) -> 
     return Picked(model.popular.tier, items, scores)
 
 
-def _owner(ask: RecommendRequest) -> Owner | None:
-    """Whose last list it is: the user's where there is one."""
+def _owners(ask: RecommendRequest) -> list[Owner]:
+    """Whose request it is; the first one's is the last good list."""
+    owners: list[Owner] = []
     if ask.user_id is not None:
-        return "user", ask.user_id
-    return None if ask.session_id is None else ("session", ask.session_id)
+        owners.append(("user", ask.user_id))
+    if ask.session_id is not None:
+        owners.append(("session", ask.session_id))
+    return owners
 
 
 def _indices(model: ServedModel, item_ids: Sequence[str]) -> list[int]:

@@ -62,7 +62,7 @@ class Service:
         self.last_lists = LastLists(settings.cached_lists)
         self.engine = Engine(self.metrics, max_batch=settings.max_batch, max_waiting=settings.max_waiting, clock=clock)
         self.writer = EventWriter(store, settings.max_queued_events, timeout_s=settings.write_timeout_ms / 1000)
-        self.intake = EventIntake(settings, self.writer, self.metrics, wall_clock)
+        self.intake = EventIntake(settings, self.writer, self.last_lists, self.metrics, wall_clock)
         self._load, self._state_name = load, state_name
         self._on_loaded, self._on_failed = on_loaded, on_failed
         self._recommender: Recommender | None = None

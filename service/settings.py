@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
     max_deadline_ms: Annotated[int, Field(ge=1, description="milliseconds: a longer budget is cut to this")] = 60_000
     cached_lists: Annotated[
-        int, Field(ge=0, description="users and sessions whose last good lists are kept in memory")
+        int, Field(ge=0, description="users and sessions whose last lists and looks are kept in memory, for outages")
     ] = 10_000
 
     max_body_bytes: Annotated[int, Field(ge=1_024, description="bytes of a request body, and of one NDJSON line")] = (

@@ -50,7 +50,7 @@ def add_operations(app: FastAPI, service: Service) -> None:
 
     app.add_api_route("/v1/models", models, methods=["GET"], **documented(ModelsReply, problems=(503,)))
     app.add_api_route("/livez", livez, methods=["GET"], **documented(LiveReply))
-    app.add_api_route("/readyz", readyz, methods=["GET"], **documented(ReadyReply, problems=(503,)))
+    app.add_api_route("/readyz", readyz, methods=["GET"], **documented(ReadyReply, problems=(422, 503)))
     app.add_api_route("/metrics", metrics, methods=["GET"], **documented("text/plain"))
 
 

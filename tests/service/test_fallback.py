@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from conftest import ITEMS
 
-from service.fallback import LastList, LastLists, Owner
+from service.fallback import MAX_LOOKS, LastList, LastLists, Owner
 from service.registry import ServedModel
 
 NONE = np.empty(0, np.int64)
@@ -45,12 +45,16 @@ def a_list(*items: int) -> LastList:
     return LastList(np.array(items), np.zeros(len(items), np.float32), NONE)
 
 
+def _user(name: str) -> Owner:
+    return "user", name
+
+
 def test_the_least_recently_used_owner_is_forgotten_first() -> None:
     lists = LastLists(2)
-    first, second, third = (("user", name) for name in "xyz")
+    first, second, third = (_user(name) for name in "xyz")
     lists.put(first, "home", "v1", a_list(1))
     lists.put(second, "home", "v1", a_list(2))
-    assert lists.get(first, "home", "v1") is not None  # used again
+    lists.note(first, "view", "a")  # used again
 
     lists.put(third, "home", "v1", a_list(3))
 
@@ -90,3 +94,14 @@ def test_a_dropped_owner_is_gone_in_every_scenario() -> None:
     lists.drop(owner)
 
     assert len(lists) == 0
+
+
+def test_looks_are_remembered_for_their_owner_newest_last_and_only_so_many() -> None:
+    lists = LastLists(10)
+    for number in range(MAX_LOOKS + 5):
+        lists.note(("user", "x"), "view", str(number))
+
+    looks = list(lists.looks(("user", "x")))
+
+    assert (len(looks), looks[0], looks[-1]) == (MAX_LOOKS, ("view", "5"), ("view", str(MAX_LOOKS + 4)))
+    assert list(lists.looks(("session", "x"))) == []
