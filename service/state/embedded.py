@@ -184,7 +184,7 @@ class EmbeddedRedis:
             began = time.monotonic()
             try:
                 self._serve(ready)
-            except (SettingsError, OSError) as error:
+            except Exception as error:  # whatever it is, `start` must hear of it and the server be tried again
                 if not ready.done():
                     ready.set_exception(error)
                     return

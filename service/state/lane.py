@@ -33,8 +33,8 @@ Command = Sequence[str | bytes | int | float]
 
 log = structlog.get_logger(__name__)
 
-# Calls that share one pipeline. More would only let one slow reader hold up many.
-MAX_CALLS_PER_EXCHANGE = 64
+# Commands that share one pipeline (a call is never split). More would only let many wait for the slowest.
+MAX_COMMANDS_PER_EXCHANGE = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,10 +130,12 @@ class Lane:
 
     def _take(self) -> list[_Call]:
         batch: list[_Call] = []
-        while self._waiting and len(batch) < MAX_CALLS_PER_EXCHANGE:
+        n_commands = 0
+        while self._waiting and n_commands < MAX_COMMANDS_PER_EXCHANGE:
             call = self._waiting.popleft()
-            if not call.replies.done():  # its caller has gone
+            if not call.replies.done():  # else its caller has gone
                 batch.append(call)
+                n_commands += call.n_replies
         return batch
 
     async def _exchange(self, batch: Sequence[_Call]) -> None:

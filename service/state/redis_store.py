@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from service.state.store import Event, History, Limits, Owner, check_events, mer
 
 # A script runs alone in Redis: a long batch for one owner is cut so that readers wait a millisecond, not a hundred.
 EVENTS_PER_SCRIPT = 200
+# A pipeline is written whole before its replies are read: a longer one would look like a silent server.
+ARGUMENTS_PER_TRIP = 1_000
 MERGE_ROUNDS = 8
 
 
@@ -200,20 +202,17 @@ class RedisStore:
         for member, score in zip(stored[::2], stored[1::2], strict=True):
             try:
                 event_id, kind, item_id, session_id = orjson.loads(member[13:])
-                if type(event_id) is type(kind) is type(item_id) is str and (
-                    session_id is None or type(session_id) is str
-                ):
-                    ts = float(score)
-                    if math.isfinite(ts):
-                        events.append(
-                            Event(event_id, kind, item_id, ts, owner_id, session_id)
-                            if is_user
-                            else Event(event_id, kind, item_id, ts, None, owner_id)
-                        )
-                        continue
+                ts = float(score)
+                texts = type(event_id) is type(kind) is type(item_id) is str
+                sound = texts and (session_id is None or type(session_id) is str) and math.isfinite(ts)
             except (ValueError, TypeError):
-                pass
-            self._n_quarantined += 1
+                sound = False
+            if not sound:
+                self._n_quarantined += 1
+            elif is_user:
+                events.append(Event(event_id, kind, item_id, ts, owner_id, session_id))
+            else:
+                events.append(Event(event_id, kind, item_id, ts, None, owner_id))
         return events
 
     async def _append(
@@ -250,20 +249,21 @@ class RedisStore:
     async def _eval(
         self, script: str, calls: Iterable[tuple[Owner, Sequence[str | bytes | int | float]]], timeout_s: float
     ) -> list[Any]:
-        """One reply per call. One trip, or two when Redis has lost the script (it restarted)."""
+        """One reply per call. One trip for each thousand arguments, and one more when Redis restarted (no script)."""
         deadline = time.monotonic() + timeout_s
         digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-        tails = [(3, *_keys(owner), *arguments) for owner, arguments in calls]
-        replies = await self._writes.call([("EVALSHA", digest, *tail) for tail in tails], timeout_s=timeout_s)
-        missed = [position for position, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if missed:
-            again = await self._writes.call(
-                [("EVAL", script, *tails[position]) for position in missed],
-                timeout_s=max(deadline - time.monotonic(), 0.0),
-            )
-            for position, reply in zip(missed, again, strict=True):
-                replies[position] = reply
-        return self._accepted(replies)
+        replies: list[Any] = []
+        for tails in _trips([(3, *_keys(owner), *arguments) for owner, arguments in calls]):
+            left_s = max(deadline - time.monotonic(), 0.0)
+            answers = await self._writes.call([("EVALSHA", digest, *tail) for tail in tails], timeout_s=left_s)
+            missed = [position for position, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if missed:
+                left_s = max(deadline - time.monotonic(), 0.0)
+                commands = [("EVAL", script, *tails[position]) for position in missed]
+                for position, answer in zip(missed, await self._writes.call(commands, timeout_s=left_s), strict=True):
+                    answers[position] = answer
+            replies += self._accepted(answers)
+        return replies
 
     async def _run(self, lane: Lane, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         return self._accepted(await lane.call(commands, timeout_s=timeout_s))
@@ -274,6 +274,19 @@ class RedisStore:
                 self._n_refused += 1
                 raise StoreUnavailable(f"Redis refused: {reply}") from reply
         return replies
+
+
+def _trips(tails: Sequence[Command]) -> Iterator[list[Command]]:
+    trip: list[Command] = []
+    size = 0
+    for tail in tails:
+        if trip and size + len(tail) > ARGUMENTS_PER_TRIP:
+            yield trip
+            trip, size = [], 0
+        trip.append(tail)
+        size += len(tail)
+    if trip:
+        yield trip
 
 
 def _expect(sound: bool, expected: str, found: object) -> None:

@@ -76,7 +76,8 @@ class StateStore(Protocol):
     async def append(self, events: Sequence[Event], *, timeout_s: float) -> list[bool]:
         """True where an event is new, False where every timeline it names already had its `event_id`.
 
-        Atomic for each timeline. Safe to repeat after `StoreUnavailable`, when some of it may have been stored.
+        Each timeline takes its events in one step, 200 at a time. Safe to repeat after `StoreUnavailable`, when some of
+        them may have been stored.
 
         Raises:
             ValueError: an event that no store can place (see `check_events`); nothing was stored.

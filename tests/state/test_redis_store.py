@@ -112,6 +112,14 @@ async def test_scripts_lost_by_a_restart_are_sent_again(server, redis_store) -> 
     assert await user_ids(redis_store) == ["e1", "e2"]
 
 
+async def test_a_very_long_append_goes_in_several_trips_and_loses_nothing(redis_store) -> None:
+    batch = [event(f"e{number}", number, user=f"u{number % 700}") for number in range(7000)]
+    assert await redis_store.append(batch, timeout_s=60.0) == [True] * 7000
+    assert await redis_store.append(batch[::-1], timeout_s=60.0) == [False] * 7000
+    assert await user_ids(redis_store, "u699") == [f"e{699 + 700 * times}" for times in range(10)]
+    assert redis_store.counters.n_lost_connections == 0
+
+
 async def test_a_lost_counter_is_found_again_from_the_history(server, redis_store) -> None:
     await redis_store.append([event(f"e{number}") for number in range(3)], timeout_s=T)
     with server.client() as client:
