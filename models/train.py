@@ -139,13 +139,19 @@ class _Trainer:
 
     @torch.no_grad()
     def _teachers(self, table: Tensor, similar: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B, n, D) of each student's similar users (B, n), and 1 where one has a history at all."""
+        """States (B, n, D) of each student's similar users (B, n), and 1 where one has a history at all.
+
+        Without dropout, where the published code leaves it on: a steadier target, and drawing the masks of ten
+        teachers a student took most of a step.
+        """
+        self.model.eval()
         users, at = torch.unique(similar, return_inverse=True)
         states = torch.empty(len(users), table.shape[1], device=self.device)
         for group in self.histories.by_length(users, n_groups=6):
             batch = self.histories.batch(users[group])
             mask = batch.targets > 0
             states[group] = self.model.encode_positions(F.embedding(batch.item_seq, table), mask)[:, -1]
+        self.model.train()
         return states[at], (self.histories.input_len[similar] > 0).to(states.dtype)
 
     def _similar_users(self) -> Tensor | None:
