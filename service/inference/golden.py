@@ -21,7 +21,7 @@ from service.inference.topk import Ranked, TopK
 
 Encode = Callable[[Sequence[Sequence[int]]], NDArray[np.float32]]
 
-# Scores far from zero with a small spread still round by their size: a few units in the last place of float32.
+# Whatever the spread of one history's scores, float32 rounds by the size of the numbers that went into them.
 _ROUNDING = 1e-6
 
 
@@ -42,8 +42,12 @@ class Golden:
 
     def tolerance(self, row: int, spec: GoldenSpec) -> float:
         """How far two scores of this history may lie apart."""
-        largest = float(np.abs(self.top_scores[row]).max(initial=0.0))
+        largest = float(np.abs(self.top_scores).max(initial=0.0))
         return spec.atol_per_std * float(self.score_std[row]) + _ROUNDING * largest
+
+    def query_tolerance(self, spec: GoldenSpec) -> float:
+        """How far two numbers of a query may lie apart: by the size of all queries, an empty history's may be zero."""
+        return spec.atol_per_std * float(np.sqrt(np.square(self.queries, dtype=np.float64).mean()))
 
 
 def golden_histories(max_seq_len: int, n_items: int, seed: int = 7) -> tuple[list[str], list[list[int]]]:
@@ -153,7 +157,7 @@ def check_golden(retriever: Retriever, topk: TopK) -> None:
     for batch, queries in (("in a batch", together), ("alone", alone)):
         ranked = topk.search(queries, manifest.golden.k, [np.empty(0, np.int64)] * len(queries))
         for row, case in enumerate(golden.cases):
-            fault = _query_fault(golden.queries[row], queries[row], manifest.golden)
+            fault = _query_fault(golden.queries[row], queries[row], golden.query_tolerance(manifest.golden))
             fault = fault or ranking_fault(golden.ranked(row), ranked[row], golden.tolerance(row, manifest.golden))
             if fault:
                 length = len(golden.histories[row])
@@ -179,8 +183,6 @@ def ranking_fault(expected: Ranked, found: Ranked, atol: float) -> str | None:
     return None
 
 
-def _query_fault(expected: NDArray[np.float32], found: NDArray[np.float32], spec: GoldenSpec) -> str | None:
-    """None when the queries agree within the tolerance, relative to their own size."""
-    atol = spec.atol_per_std * float(np.sqrt(np.square(expected, dtype=np.float64).mean()))
+def _query_fault(expected: NDArray[np.float32], found: NDArray[np.float32], atol: float) -> str | None:
     gap = float(np.abs(expected - found).max(initial=0.0))
     return None if gap <= atol else f"queries are off by {gap:.3g}, tolerance {atol:.3g}"

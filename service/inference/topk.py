@@ -70,7 +70,9 @@ class ExactTopK:
         for start in range(1, len(self._items), step):
             block = self._items[start : start + step]
             with np.errstate(invalid="ignore"):  # a row with NaN is answered with no items, in silence
-                scores = (flat @ block.T).reshape(batch, n_queries, len(block)).max(axis=1)
+                scores = flat @ block.T
+            if n_queries > 1:
+                scores = scores.reshape(batch, n_queries, len(block)).max(axis=1)
             scores[:, ~self._available[start : start + step]] = -np.inf
             for row, indices in enumerate(excluded):
                 scores[row, indices[(indices >= start) & (indices < start + len(block))] - start] = -np.inf
