@@ -8,17 +8,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import orjson
 import typer
-from pydantic import SecretStr
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service.errors import ArtefactError, ArtefactRefused, SettingsError
-from service.registry import Registry, load_registry
-from service.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from service.registry import Registry
+    from service.settings import Settings
 
 EXIT_SETTINGS, EXIT_REFUSED, EXIT_INTERRUPTED = 2, 3, 130
 
@@ -61,8 +59,12 @@ def serve(
     """
     if redis is not None and embedded_redis:
         _fail("give --redis or --embedded-redis, not both", EXIT_SETTINGS)
-    # Before anything slow, so that a stop asked for early is an orderly one too.
+    # Before anything slow, the imports included, so that a stop asked for early is an orderly one too.
     signal.signal(signal.SIGTERM, lambda _sig, _frame: sys.exit(0))
+    from pydantic import SecretStr
+
+    from service.settings import load_settings
+
     try:
         settings = load_settings(
             artefacts=artefacts,
@@ -171,12 +173,17 @@ def _redis_url(settings: Settings, *, prefer_embedded: bool) -> Iterator[str]:
 
 def _load(settings: Settings) -> Registry:
     """The registry, with a progress bar on a terminal."""
+    from service.registry import load_registry
+
     with _progress() as progress:
         return load_registry(settings, progress)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda name, done, of: None
@@ -189,6 +196,8 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def _announce(registry: Registry, host: str, port: int) -> None:
     """What is served, and a request that works, with an item that exists."""
+    import orjson
+
     for scenario in registry.scenarios.values():
         model = scenario.model
         items = f"{model.manifest.n_items} items"

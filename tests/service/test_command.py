@@ -1,0 +1,303 @@
+"""The real command in a process of its own: what it prints, how it ends, and what it survives."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import orjson
+import psutil
+import pytest
+from conftest import ids
+from typer.testing import CliRunner
+
+from service.__main__ import app
+
+Value = TypeVar("Value")
+LIMIT_S = 30.0  # for anything a process does; only a hang takes that long
+
+
+def until(look: Callable[[], Value | None]) -> Value:
+    """The first thing that `look` finds."""
+    ends_at = time.monotonic() + LIMIT_S
+    while time.monotonic() < ends_at:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"nothing found within {LIMIT_S} s")
+
+
+class Command:
+    """`python -m service serve` with output in files."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self.out, self.err = folder / "out.txt", folder / "err.txt"
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service", "serve", "--state-dir", str(folder / "state"), *arguments],
+                stdout=out,
+                stderr=err,
+                cwd=folder,
+                env={**os.environ, "AFTERGLOW_DRAIN_LINGER_S": "0.5", **environment},
+            )
+
+    def until_ready(self) -> str:
+        """Base address, once the line with the example request has been printed."""
+        line = until(lambda: self._printed(r"curl -s (http://[^/]+)/v1/recommend"))
+        return line[1]
+
+    def example(self) -> tuple[str, dict[str, Any]]:
+        """Address and body of the request that the command suggests."""
+        words = shlex.split(until(lambda: self._printed(r"curl .*"))[0])
+        return words[2], orjson.loads(words[words.index("-d") + 1])
+
+    def wait(self) -> int:
+        return self.process.wait(LIMIT_S)
+
+    def redis(self) -> psutil.Process:
+        return until(lambda: next((child for child in self._children() if "redis-server" in child.name()), None))
+
+    def errors(self) -> str:
+        return self.err.read_text()
+
+    def _children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def _printed(self, pattern: str) -> re.Match[str] | None:
+        assert self.process.poll() is None, self.errors()
+        return re.search(pattern, self.out.read_text())
+
+
+Serve = Callable[..., Command]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    commands: list[Command] = []
+
+    def start(*arguments: str, **environment: str) -> Command:
+        commands.append(Command(tmp_path / f"run{len(commands)}", *arguments, **environment))
+        return commands[-1]
+
+    yield start
+    for command in commands:
+        if command.process.poll() is None:
+            command.process.kill()
+            command.wait()
+
+
+@pytest.fixture(scope="module")
+def napkin(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one artefact."""
+    root = tmp_path_factory.mktemp("one")
+    shutil.copytree(artefacts / "napkin", root / "napkin")
+    return root
+
+
+def test_the_command_serves_outlives_its_redis_and_stops_in_order(serve: Serve, napkin: Path) -> None:
+    command = serve("--artefacts", str(napkin), "--port", "0")
+    address, example = command.example()
+    base = command.until_ready()
+
+    with httpx.Client(base_url=base) as client:
+
+        def post(path: str, body: Any) -> dict[str, Any]:
+            response = client.post(path, json=body)
+            assert response.status_code < 300, response.text
+            return dict(response.json())
+
+        # The printed request works.
+        reply = client.post(address, json=example).json()
+        assert (reply["served"]["tier"], len(reply["items"])) == ("model", 5)
+        assert client.get("/readyz").status_code == 200
+
+        # Events are stored, and are the next answer's history.
+        ask = {"user_id": "u1", "count": 3}
+        stored = post("/v1/events", {"events": [{"type": "view", "item_id": "a", "user_id": "u1"}]})
+        assert stored["durability"] == "stored"
+        assert ids(post("/v1/recommend", ask)) == ["b", "c", "d"]
+
+        # Redis stops answering, dies, and is started again: never an error, and in the end the model again.
+        redis = command.redis()
+        redis.suspend()
+        degraded = post("/v1/recommend", ask)
+        assert degraded["served"]["degraded"]
+        assert (degraded["served"]["tier"], ids(degraded)) == ("cache", ["b", "c", "d"])
+        redis.kill()
+        recovered = until(lambda: _from_model(post("/v1/recommend", ask)))
+        assert ids(recovered) == ["b", "c", "d"]
+        assert post("/v1/similar", {"item_ids": ["e"]})["served"]["tier"] == "model"
+        assert [event["item_id"] for event in client.get("/v1/users/u1/export").json()["events"]] == ["a"]
+
+        # A stop: first not ready, still answering; then gone, with Redis.
+        redis = command.redis()
+        command.process.send_signal(signal.SIGTERM)
+        until(lambda: client.get("/readyz").status_code == 503)
+        assert _from_model(post("/v1/recommend", ask))
+
+    assert command.wait() == 0
+    assert not redis.is_running() or redis.status() == psutil.STATUS_ZOMBIE
+    assert "Traceback" not in command.errors()
+    assert all(orjson.loads(line) for line in command.errors().splitlines())  # one format: JSON lines
+
+
+def _from_model(reply: dict[str, Any]) -> dict[str, Any] | None:
+    return reply if reply["served"]["tier"] == "model" and not reply["served"]["degraded"] else None
+
+
+def test_events_are_still_there_after_a_restart_of_the_command(serve: Serve, napkin: Path, tmp_path: Path) -> None:
+    arguments = ("--artefacts", str(napkin), "--port", "0", "--state-dir", str(tmp_path / "state"))
+    event = {"type": "view", "item_id": "e", "user_id": "u1"}
+    first = serve(*arguments)
+    assert httpx.post(f"{first.until_ready()}/v1/events", json={"events": [event]}).json()["durability"] == "stored"
+    first.process.kill()
+    first.wait()
+
+    second = serve(*arguments)
+
+    reply = httpx.post(f"{second.until_ready()}/v1/recommend", json={"user_id": "u1", "count": 3}).json()
+    assert ids(reply) == ["d", "c", "b"]
+
+    second.process.send_signal(signal.SIGINT)
+    assert second.wait() == 130
+    assert "interrupted" in second.errors()
+    assert "Traceback" not in second.errors()
+
+
+def test_while_loading_the_command_is_alive_not_ready_and_can_be_stopped(
+    serve: Serve, napkin: Path, tmp_path: Path
+) -> None:
+    """Reading a pipe that nobody writes to takes for ever."""
+    pipe = tmp_path / "scenarios.toml"
+    os.mkfifo(pipe)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = serve("--artefacts", str(napkin), "--port", str(port), "--scenarios", str(pipe))
+
+    def get(path: str) -> httpx.Response | None:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5)
+        except httpx.TransportError:
+            return None
+
+    assert until(lambda: get("/livez")).status_code == 200
+    not_ready = until(lambda: get("/readyz"))
+    assert (not_ready.status_code, not_ready.json()["code"]) == (503, "not_ready")
+
+    command.process.send_signal(signal.SIGTERM)
+    assert command.wait() == 0
+    assert "Traceback" not in command.errors()
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "said"),
+    [
+        ("items.npy", lambda content: content[:-1], "items.npy"),
+        ("encoder.onnx", lambda content: content[:40] + b"\x00" + content[41:], "encoder.onnx"),
+        ("manifest.json", lambda content: content.replace(b'"n_items"', b'"n_item"', 1), "n_items"),
+    ],
+)
+def test_a_spoilt_artefact_is_refused_at_start_with_file_and_reason(
+    serve: Serve, napkin: Path, tmp_path: Path, file: str, spoil: Callable[[bytes], bytes], said: str
+) -> None:
+    root = tmp_path / "spoilt"
+    shutil.copytree(napkin, root)
+    (path,) = root.glob(f"*/*/{file}")
+    path.write_bytes(spoil(path.read_bytes()))
+
+    command = serve("--artefacts", str(root), "--port", "0")
+
+    assert command.wait() == 3
+    assert "is refused" in command.errors()
+    assert said in command.errors()
+    assert "Traceback" not in command.errors()
+
+
+def test_a_port_in_use_is_said_at_once(serve: Serve, napkin: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = serve("--artefacts", str(napkin), "--port", str(port))
+
+        assert command.wait() == 2
+    assert f"cannot listen on 127.0.0.1 port {port}" in command.errors()
+
+
+def run(*arguments: str, **environment: str) -> Any:
+    return CliRunner().invoke(app, list(arguments), env=environment)
+
+
+def test_without_any_store_the_command_says_which_options_there_are(napkin: Path) -> None:
+    result = run("serve", "--artefacts", str(napkin), "--port", "0", "--no-embedded-redis")
+
+    assert result.exit_code == 2
+    assert "give --redis URL, or --embedded-redis with --state-dir" in result.stderr
+
+
+def test_two_stores_are_one_too_many() -> None:
+    result = run("serve", "--redis", "redis://localhost", "--embedded-redis")
+
+    assert result.exit_code == 2
+    assert "not both" in result.stderr
+
+
+def test_a_wrong_option_is_named() -> None:
+    result = run("serve", "--port", "70000")
+
+    assert result.exit_code == 2
+    assert "setting port" in result.stderr
+
+
+def test_check_says_that_an_artefact_is_ready(napkin: Path) -> None:
+    result = run("check", str(next((napkin / "napkin").iterdir())))
+
+    assert result.exit_code == 0
+    assert "ready to serve" in result.stdout
+
+
+def test_check_lists_every_reason_against_an_artefact(napkin: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(next((napkin / "napkin").iterdir()), tmp_path / "spoilt")
+    (folder / "items.npy").unlink()
+    (folder / "golden.npz").write_bytes(b"gold")
+
+    result = run("check", str(folder))
+
+    assert result.exit_code == 3
+    assert "items.npy" in result.stderr
+    assert "golden.npz" in result.stderr
+
+
+def test_check_of_nothing_is_a_reason_and_no_traceback(tmp_path: Path) -> None:
+    result = run("check", str(tmp_path / "nothing"))
+
+    assert result.exit_code == 3
+    assert "is not a folder" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_help_shows_examples(command: str) -> None:
+    assert f"python -m service {command}" in run(command, "--help", COLUMNS="200").stdout
+
+
+def test_the_service_loads_nothing_of_the_training_half() -> None:
+    code = (
+        "import sys, service.app, service.__main__, service.artefact.check\n"
+        "found = {'torch', 'onnx', 'onnxscript', 'sklearn', 'models', 'export'} & set(sys.modules)\n"
+        "sys.exit(str(found) if found else 0)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+
+    assert done.returncode == 0, done.stderr
