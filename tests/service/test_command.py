@@ -235,29 +235,29 @@ def test_a_port_in_use_is_said_at_once(serve: Serve, napkin: Path) -> None:
     assert f"cannot listen on 127.0.0.1 port {port}" in command.errors()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--no-embedded-redis"], "give --redis URL, or --embedded-redis with --state-dir"),
+        (["--redis", "redis://localhost", "--embedded-redis"], "not both"),
+        (["--redis", "http://localhost"], "redis"),
+        (["--port", "70000"], "setting port"),
+        (["--artefacts", "nowhere"], "nowhere: found no artefact"),
+        (["--device", "tpu"], "setting device"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_said_without_a_traceback(
+    serve: Serve, napkin: Path, arguments: list[str], said: str
+) -> None:
+    command = serve("--artefacts", str(napkin), "--port", "0", *arguments)
+
+    assert command.wait() == 2
+    assert said in command.errors()
+    assert "Traceback" not in command.errors()
+
+
 def run(*arguments: str, **environment: str) -> Any:
     return CliRunner().invoke(app, list(arguments), env=environment)
-
-
-def test_without_any_store_the_command_says_which_options_there_are(napkin: Path) -> None:
-    result = run("serve", "--artefacts", str(napkin), "--port", "0", "--no-embedded-redis")
-
-    assert result.exit_code == 2
-    assert "give --redis URL, or --embedded-redis with --state-dir" in result.stderr
-
-
-def test_two_stores_are_one_too_many() -> None:
-    result = run("serve", "--redis", "redis://localhost", "--embedded-redis")
-
-    assert result.exit_code == 2
-    assert "not both" in result.stderr
-
-
-def test_a_wrong_option_is_named() -> None:
-    result = run("serve", "--port", "70000")
-
-    assert result.exit_code == 2
-    assert "setting port" in result.stderr
 
 
 def test_check_says_that_an_artefact_is_ready(napkin: Path) -> None:
