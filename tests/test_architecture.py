@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from service.app import create_app
+from service.service import Service
 from service.settings import ENV_PREFIX, Settings
+from service.state.memory import MemoryStore
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +25,7 @@ class Hidden:
         if name.split(".")[0] in {"torch", "onnx", "onnxscript", "sklearn", "transformers", "models", "export"}:
             raise ImportError(f"{name} is not part of a serving install")
 sys.meta_path.insert(0, Hidden())
-import service.app
+import service.app, service.__main__
 """
 
 
@@ -30,7 +35,9 @@ def test_the_service_imports_without_any_training_library() -> None:
 
 
 def test_importing_the_service_does_not_start_anything() -> None:
-    code = "import threading, service.app, service.__main__; assert threading.active_count() == 1, threading.enumerate()"
+    code = (
+        "import threading, service.app, service.__main__; assert threading.active_count() == 1, threading.enumerate()"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -40,7 +47,11 @@ def test_the_readme_names_every_setting_with_its_default_and_meaning() -> None:
     expected = {
         (
             ENV_PREFIX + name.upper(),
-            "none" if field.default is None else str(field.default).lower() if isinstance(field.default, bool) else str(field.default),
+            "none"
+            if field.default is None
+            else str(field.default).lower()
+            if isinstance(field.default, bool)
+            else str(field.default),
             field.description,
         )
         for name, field in Settings.model_fields.items()
@@ -49,9 +60,7 @@ def test_the_readme_names_every_setting_with_its_default_and_meaning() -> None:
 
 
 def test_the_readme_names_every_route() -> None:
-    from service.app import create_app
-
-    app = create_app(Settings())
+    app = create_app(Service(Settings(), MemoryStore(), lambda: pytest.fail("nothing is loaded to document routes")))
     rows = set(re.findall(r"^\| `(GET|POST|DELETE) (/[^`]*)` \|", README, re.MULTILINE))
     documented = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
     assert rows == documented

