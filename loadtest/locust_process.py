@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from loadtest.console import INTERRUPTED
 from loadtest.options import Ask, Sessions
 
 _LOCUSTFILE = Path(__file__).with_name("locustfile.py")
@@ -22,7 +23,7 @@ def run_locust(
     budget_ms: float,
     out: Path,
 ) -> int:
-    """Exit code of the locust run; its result is in `out`.
+    """Exit code of the locust run (1 after any failed request, 130 after a Ctrl-C); its result is in `out`.
 
     A Ctrl-C of the terminal reaches locust too, which then stops and writes what it measured; here it is waited for.
     """
@@ -50,8 +51,11 @@ def run_locust(
         if value is not None:
             command += [f"--{name}", str(value)]
     process = subprocess.Popen(command)
+    interrupted = False
     while True:
         try:
-            return process.wait()
+            code = process.wait()
         except KeyboardInterrupt:
-            continue
+            interrupted = True
+        else:
+            return INTERRUPTED if interrupted else code

@@ -86,6 +86,7 @@ class Walk:
             "loop": "closed",
         }
         result = Result("locust", options, service={"host": host}, program="locust")
+        result.interrupted = until_s < (self.options.run_time or 0) - 1  # seconds, as locust parsed them
         result.findings = self.recorder.findings(0.0, until_s, self.options.budget_ms)
         return result
 

@@ -98,6 +98,7 @@ def tiers_over_time(per_second: Sequence[Mapping[str, Any]], marks: Mapping[str,
             axes.bar(seconds, stack, width=1.0, align="edge", bottom=bottom, label=tier, color=colour, linewidth=0)
             bottom += np.asarray(stack)
         axes.set(xlabel="time (s)", ylabel="replies per second", title="Tiers over time")
+        axes.set_ylim(0, max(bottom.max(initial=0.0), 1.0) * (1.2 if marks else 1.05))  # room for the marks' names
         _time_axis(axes, seconds, marks)
         if order:
             axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

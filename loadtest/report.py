@@ -87,6 +87,8 @@ def headline(result: Document) -> dict[str, Any]:
         "recommend_goodput_per_s": summary["goodput_per_s"],
         "recommend_degraded_share": summary["degraded_share"],
     }
+    if process := result.get("service_process"):
+        figures["service_cpu_ms_per_request"] = process["cpu_ms_per_request"]
     if result["kind"] == "chaos":
         back = {f"fault_{name}": result["recovery"][name] for name in ("recommend_errors", "back_to_model_s")}
         return {**figures, **back, "verdict": result["verdict"]}
@@ -141,6 +143,8 @@ def _load_body(result: Document, prefix: str) -> str:
         "errors": f"{summary['error_share']:.2%}",
         "degraded": f"{recommend['degraded_share']:.2%}",
     }
+    if process := result.get("service_process"):
+        tiles["service CPU/request"] = _ms(process["cpu_ms_per_request"])
     curves = {kind: view["latency_cdf"] for kind, view in result["by_kind"].items() if view["latency_cdf"]}
     seconds, marks = result["per_second"], _marks(result)
     figures = [
