@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,8 @@ from export.errors import ExportError
 from service.artefact.check import check_report
 from service.artefact.files import CATALOGUE, ENCODER, ITEMS, MANIFEST, digest
 from service.artefact.manifest import (
+    EVENT_PATTERN,
+    HISTORY_EVENTS,
     NAME_PATTERN,
     EncoderSpec,
     Evaluation,
@@ -37,9 +39,6 @@ from service.inference.golden import Encode, golden_histories, make_golden, writ
 from service.inference.retriever import run_encoder
 from service.inference.runtime import make_session
 from service.inference.topk import ExactTopK
-
-# Every kind of interest counts unless the data said otherwise; a scenario's clients name their events like this.
-HISTORY_EVENTS = ("view", "click", "cart", "purchase")
 
 
 @dataclass(frozen=True)
@@ -79,12 +78,12 @@ def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = la
         on_step: called with what begins now.
 
     Raises:
-        ExportError: the name cannot be a folder's.
+        ExportError: the name, or that of an event, is not one an artefact can have.
         ArtefactRefused: the service would refuse the result; every reason is in it.
     """
-    faults = name_faults(draft.name)
+    faults = naming_faults(draft.name, draft.history_events)
     if faults:
-        raise ExportError(faults[0])
+        raise ExportError("; ".join(faults))
     on_step("writing the item table")
     root.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=root))
@@ -111,11 +110,17 @@ def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = la
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def name_faults(name: str) -> list[str]:
-    """One sentence when `name` cannot be an artefact's name, else nothing."""
-    if re.fullmatch(NAME_PATTERN, name):
-        return []
-    return [f"artefact name is {name!r}, expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first; see --name"]
+def naming_faults(name: str, history_events: Sequence[str]) -> list[str]:
+    """One sentence for each name that an artefact cannot have, its own or that of an event."""
+    faults = [
+        f"history event is {event!r}, expected 1 to 64 characters of [A-Za-z0-9_.:-]; see --history-event"
+        for event in history_events
+        if not re.fullmatch(EVENT_PATTERN, event)
+    ]
+    if not re.fullmatch(NAME_PATTERN, name):
+        expected = "expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first; see --name"
+        faults.insert(0, f"artefact name is {name!r}, {expected}")
+    return faults
 
 
 def retriever_tensors(encoder: EncoderSpec) -> tuple[list[TensorSpec], list[TensorSpec]]:

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from service.artefact.manifest import HISTORY_EVENTS
+
 Out = Annotated[Path, typer.Option(help="Folder of all artefacts; the new one is OUT/NAME/VERSION.")]
 Name = Annotated[str | None, typer.Option(help="Name of the artefact.")]
 
@@ -39,6 +41,13 @@ class PaddingName(StrEnum):
     RIGHT = "right"
 
 
+HistorySourceOption = Annotated[HistorySourceName, typer.Option(help="Whose events make a history.")]
+HistoryEvents = Annotated[
+    list[str] | None,
+    typer.Option(help=f"Type of event that counts, once for each type; by default {', '.join(HISTORY_EVENTS)}."),
+]
+
+
 class _RunByDefault(TyperGroup):
     """`python -m export RUN` means `python -m export run RUN`."""
 
@@ -63,9 +72,8 @@ def run(
     run: Annotated[Path, typer.Argument(help="Folder of a finished training run.")],
     out: Out = Path("artefacts"),
     name: Name = None,
-    history_source: Annotated[
-        HistorySourceName, typer.Option(help="Whose events make a history.")
-    ] = HistorySourceName.USER_SESSION,
+    history_source: HistorySourceOption = HistorySourceName.USER_SESSION,
+    history_event: HistoryEvents = None,
 ) -> None:
     """Export a training run: encoder graph, item table, golden answers, manifest; held to torch, then to the service.
 
@@ -77,7 +85,13 @@ def run(
         from export.run import draft_of
         from models.runs import load_run
 
-        draft = draft_of(load_run(run), name=name, history_source=history_source.value, on_step=step)
+        draft = draft_of(
+            load_run(run),
+            name=name,
+            history_source=history_source.value,
+            history_events=history_event or HISTORY_EVENTS,
+            on_step=step,
+        )
         path = write_artefact(draft, out, on_step=step)
     typer.echo(path)
 
@@ -114,9 +128,8 @@ def pack(
     minimum_history: Annotated[
         int, typer.Option(min=0, help="Shorter histories are answered by popularity; 0 asks the model even then.")
     ] = 1,
-    history_source: Annotated[
-        HistorySourceName, typer.Option(help="Whose events make a history.")
-    ] = HistorySourceName.USER_SESSION,
+    history_source: HistorySourceOption = HistorySourceName.USER_SESSION,
+    history_event: HistoryEvents = None,
     popularity: Annotated[Path | None, typer.Option(help="Text file, one count a line.")] = None,
     titles: Annotated[Path | None, typer.Option(help="Text file, one title a line, empty where unknown.")] = None,
     categories: Annotated[Path | None, typer.Option(help="Text file, one category a line, empty if unknown.")] = None,
@@ -138,6 +151,7 @@ def pack(
             padding=padding.value,
             minimum_history=minimum_history,
             history_source=history_source.value,
+            history_events=tuple(history_event or HISTORY_EVENTS),
             popularity=popularity,
             titles=titles,
             categories=categories,

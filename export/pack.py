@@ -12,11 +12,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from export.artefact import Draft, name_faults, retriever_tensors, write_artefact
+from export.artefact import Draft, naming_faults, retriever_tensors, write_artefact
 from export.errors import PackError
 from export.items_file import external_table
 from service.artefact.files import ENCODER
-from service.artefact.manifest import EncoderSpec, HistorySource
+from service.artefact.manifest import HISTORY_EVENTS, EncoderSpec, HistorySource
 from service.artefact.tables import Catalogue
 from service.errors import AfterglowError, ArtefactError
 from service.features.sequence import Padding, encode_sequences
@@ -40,6 +40,7 @@ class Package:
     padding: Padding
     minimum_history: int
     history_source: HistorySource
+    history_events: tuple[str, ...] = HISTORY_EVENTS
     popularity: Path | None = None
     titles: Path | None = None
     categories: Path | None = None
@@ -55,7 +56,7 @@ def pack(package: Package, root: Path, on_step: Callable[[str], None] = lambda m
         PackError: every reason why the service would refuse it.
     """
     on_step("checking the encoder and the items")
-    reasons = name_faults(package.name)
+    reasons = naming_faults(package.name, package.history_events)
     items = _read_items(package.items, reasons)
     catalogue = _read_catalogue(package, reasons)
     if items is not None and catalogue is not None and len(items) != len(catalogue.item_ids) + 1:
@@ -80,6 +81,7 @@ def pack(package: Package, root: Path, on_step: Callable[[str], None] = lambda m
         catalogue=catalogue,
         write_encoder=lambda folder: onnx.save(model, folder / ENCODER),
         history_source=package.history_source,
+        history_events=package.history_events,
         reference=lambda histories: run_encoder(session, encoder, len(items) - 1, histories),
     )
     return write_artefact(draft, root, on_step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from export.parity import check_parity, torch_queries
 from export.to_onnx import write_encoder
 from models.runs import Run
 from service.artefact.files import ENCODER
-from service.artefact.manifest import EncoderSpec, Evaluation, HistorySource
+from service.artefact.manifest import HISTORY_EVENTS, EncoderSpec, Evaluation, HistorySource
 from service.artefact.tables import Catalogue
 from service.inference.runtime import make_session
 
@@ -24,6 +24,7 @@ def draft_of(
     *,
     name: str | None = None,
     history_source: HistorySource = "user+session",
+    history_events: Sequence[str] = HISTORY_EVENTS,
     on_step: Callable[[str], None] = lambda message: None,
 ) -> Draft:
     """What to write for the run: its encoder with the folded item table, held to torch while it is exported.
@@ -61,6 +62,7 @@ def draft_of(
         config=_without_paths(run.config),
         knowledge=run.knowledge,
         history_source=history_source,
+        history_events=tuple(history_events),
         metrics={} if run.evaluation is None else dict(run.evaluation["test"]),
         evaluation=evaluation,
         reference=lambda histories: torch_queries(graph, encoder, [list(history) for history in histories]),

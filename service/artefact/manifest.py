@@ -11,10 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 SCHEMA_VERSION = 1
 VERSION_PATTERN = r"^\d{8}T\d{6}Z-[0-9a-f]{8}$"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+EVENT_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}$"
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
+
+# Every kind of interest counts unless whoever exports says otherwise.
+HISTORY_EVENTS = ("view", "click", "cart", "purchase")
 
 FileName = Annotated[str, Field(pattern=FILE_PATTERN, description="a plain name inside the artefact, never a path")]
 
+EventName = Annotated[str, Field(pattern=EVENT_PATTERN, description="an event's `type`")]
 HistorySource = Literal["user", "session", "user+session"]
 
 
@@ -105,7 +110,7 @@ class Manifest(BaseModel):
     config: dict[str, JsonValue]
     knowledge: Annotated[dict[str, JsonValue] | None, Field(description="knowledge.json of the run; null = none used")]
     history_source: HistorySource
-    history_events: Annotated[list[str], Field(min_length=1)]
+    history_events: Annotated[list[EventName], Field(min_length=1)]
     metrics: Annotated[dict[str, JsonValue], Field(description="held-out, e.g. overall and tail_item blocks")]
     evaluation: Evaluation | None
 

@@ -74,6 +74,16 @@ def test_golden_answers_of_the_original_model_hold_the_graph_to_it(draft: Draft,
         )
 
 
+def test_a_metric_that_is_not_a_number_does_not_break_the_manifest(draft: Draft, tmp_path: Path) -> None:
+    path = write_artefact(replace(draft, metrics={"tail_item": {"n": 0, "ndcg@10": float("nan")}}), tmp_path)
+    assert check_report(path) == []
+
+
+def test_an_event_that_no_request_could_name_is_refused(draft: Draft, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="history event is 'add to cart'"):
+        write_artefact(replace(draft, history_events=("view", "add to cart")), tmp_path)
+
+
 @pytest.mark.parametrize("name", ["", "Beauty", "a/b", "../x", ".hidden", "x" * 65])
 def test_a_name_that_cannot_be_a_folder_is_refused(draft: Draft, tmp_path: Path, name: str) -> None:
     with pytest.raises(ExportError, match="artefact name is"):

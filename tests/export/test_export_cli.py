@@ -41,10 +41,10 @@ def test_a_run_needs_no_command(run_folder: Path, tmp_path: Path, monkeypatch: p
         return out
 
     monkeypatch.setattr("export.artefact.write_artefact", write)
-    code, _, err = invoke(run_folder, "--out", tmp_path, "--name", "mine", "--history-source", "user")
+    code, _, err = invoke(run_folder, "--out", tmp_path, "--history-source", "user", "--history-event", "play")
     assert code == 0, err
     ((draft, out),) = asked
-    assert (draft.name, draft.history_source, out) == ("mine", "user", tmp_path)
+    assert (draft.name, draft.history_source, draft.history_events, out) == ("cycle", "user", ("play",), tmp_path)
 
 
 def test_a_folder_that_is_no_run_is_one_message_and_code_1(tmp_path: Path) -> None:

@@ -227,6 +227,7 @@ def test_every_reason_is_named_at_once(package: Package, tmp_path: Path) -> None
     package = replace(
         package,
         name="My Model",
+        history_events=("play", ""),
         popularity=write(tmp_path, "counts.txt", "5\n0\nmany\n1\n2\n9\n"),
         titles=write(tmp_path, "titles.txt", "Pear\n"),
     )
@@ -234,6 +235,7 @@ def test_every_reason_is_named_at_once(package: Package, tmp_path: Path) -> None
         pack(package, tmp_path / "artefacts")
     assert refusal.value.reasons == [
         "artefact name is 'My Model', expected 1 to 64 of a-z 0-9 . _ - with a letter or digit first; see --name",
+        "history event is '', expected 1 to 64 characters of [A-Za-z0-9_.:-]; see --history-event",
         "counts.txt: line 3 is 'many', expected a whole number",
         "titles.txt: has 1 lines, expected 6, one per item id",
         "my.npy: has 6 rows, expected 7: row 0 for padding and one for each line of ids.txt",
