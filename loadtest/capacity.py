@@ -66,15 +66,19 @@ async def find_capacity(run_step: RunStep, search: Search, *, stop: asyncio.Even
 
     async def holds(rate: float) -> bool:
         for _ in range(2):
-            step = await run_step(rate)
-            steps.append(step)
-            if not step["reasons"] or stop.is_set():
+            steps.append(await run_step(rate))
+            if stop.is_set():  # a step cut short proves nothing
+                steps[-1]["reasons"].append("interrupted")
+            if stop.is_set() or not steps[-1]["reasons"]:
                 break
         return not steps[-1]["reasons"]
 
     rate, ended = search.start_per_s, ""
     while not ended:
-        if await holds(rate):
+        held = await holds(rate)
+        if stop.is_set():
+            ended = "interrupted"
+        elif held:
             passed = rate
             rate *= search.factor
             if rate > search.max_per_s:
@@ -82,16 +86,12 @@ async def find_capacity(run_step: RunStep, search: Search, *, stop: asyncio.Even
         else:
             failed = rate
             ended = "; ".join(steps[-1]["reasons"])
-        if stop.is_set():
-            ended = "interrupted"
     for _ in range(search.refinements if passed and failed < float("inf") else 0):
+        rate = (passed + failed) / 2
+        held = await holds(rate)
         if stop.is_set():
             break
-        rate = (passed + failed) / 2
-        if await holds(rate):
-            passed = rate
-        else:
-            failed = rate
+        passed, failed = (rate, failed) if held else (passed, rate)
     # A generator that runs late adds its own delay to the latency: then the figure is a lower bound.
     limited_by_generator = any(step["reasons"] and not step["kept_schedule"] for step in steps)
     return {

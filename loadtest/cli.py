@@ -20,11 +20,11 @@ from loadtest.options import DEFAULT_HOST, Ask, Host, Pace, Scenario, Sessions, 
 from loadtest.predictions import check_against_dataset, compare, read_predictions
 from loadtest.progress import stop_on_interrupt
 from loadtest.replay import Replay, promises, replay
-from loadtest.report import write_report
 from loadtest.results import Result, describe_service, process_use, read_process
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Load, capacity, replay and fault tests of a running afterglow service, over HTTP alone.",
@@ -293,6 +293,9 @@ def report(
 
         python -m loadtest report at-100.json at-500.json capacity.json --out report
     """
+    # Here, because only the page needs matplotlib, and a generator starts faster without it.
+    from loadtest.report import write_report
+
     try:
         json_path, html_path = write_report(results, out)
     except LoadtestError as error:

@@ -58,6 +58,7 @@ class Client:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(f"host: {url!r} is not of the form http://name:port")
         self.url = f"{parts.scheme}://{parts.netloc}"
+        self._netloc = parts.netloc
         self._host, self._tls = parts.hostname, parts.scheme == "https"
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/")
@@ -94,7 +95,7 @@ class Client:
             NoReply: with the reason.
         """
         head = (
-            f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
+            f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._netloc}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
         )
         deadline_s = perf_counter() + timeout_s
@@ -240,14 +241,3 @@ class _Connection(asyncio.Protocol):
 def _expire(turn: asyncio.Future[None]) -> None:
     if not turn.done():
         turn.set_exception(NoReply("not_sent"))
-
-
-async def get_json(client: Client, path: str, *, timeout_s: float = 10.0) -> Any:
-    """The JSON of a GET that must answer 200; ServiceError says what came instead."""
-    try:
-        response = await client.get(path, timeout_s=timeout_s)
-    except NoReply as failure:
-        raise ServiceError(f"GET {client.url}{path}: no reply ({failure.reason}); is the service running?") from failure
-    if response.status != 200:
-        raise ServiceError(f"GET {client.url}{path}: status {response.status}, {response.body[:200]!r}; expected 200")
-    return response.json()

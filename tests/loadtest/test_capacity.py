@@ -17,7 +17,7 @@ from loadtest.traffic import Call
 SUMMARY = {"latency_ms": {"p99": 20.0}, "error_share": 0.0, "degraded_share": 0.0}
 
 
-def service_that_carries(limit: float, *, hiccups: set[float] = frozenset()) -> tuple[list[float], Any]:  # type: ignore[assignment]
+def service_that_carries(limit: float, *, hiccups: frozenset[float] = frozenset()) -> tuple[list[float], Any]:
     """The rates that were tried, and steps of a service that breaks above `limit` and once at every hiccup."""
     tried: list[float] = []
 
@@ -44,7 +44,7 @@ async def test_steps_grow_until_one_fails_twice_and_then_halve() -> None:
 
 
 async def test_one_hiccup_is_no_limit() -> None:
-    tried, run_step = service_that_carries(250, hiccups={100})
+    tried, run_step = service_that_carries(250, hiccups=frozenset({100.0}))
     found = await search(run_step, start_per_s=100, factor=2, refinements=0)
     assert tried == [100, 100, 200, 400, 400]
     assert found["capacity_per_s"] == 200
@@ -77,6 +77,9 @@ async def test_a_stop_keeps_the_steps_so_far() -> None:
     found = await find_capacity(run_step, Search(100, 2), stop=stop)
     assert tried == [100, 200]
     assert found["ended_because"] == "interrupted"
+    # The step that was cut short proves nothing, either way.
+    assert (found["capacity_per_s"], found["failed_at_per_s"]) == (100, None)
+    assert found["steps"][-1]["reasons"] == ["interrupted"]
 
 
 async def test_a_failure_with_a_late_generator_is_marked() -> None:
