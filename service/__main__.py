@@ -99,10 +99,13 @@ def check(
 
     `python -m service check artefacts/llm-esr/20261120T101500Z-0a1b2c3d`
     """
+    from rich.console import Console
+
     from service.artefact.check import check_report
 
     try:
-        reasons = check_report(artefact)
+        with Console(stderr=True).status(f"checking {artefact}"):  # on a terminal; silent elsewhere
+            reasons = check_report(artefact)
     except SettingsError as error:
         _fail(str(error), EXIT_SETTINGS)
     except KeyboardInterrupt:
@@ -114,6 +117,9 @@ def check(
 
 def _run(settings: Settings, *, prefer_embedded: bool) -> int:
     """Serves until stopped; the exit code."""
+    # NumPy's BLAS reads this when it is first imported, which is below. Left alone it starts a thread per core, and on
+    # 2 shared cores one top-k over 12,000 items then takes 0.9 ms instead of 0.24, a batch of 32 16 ms instead of 3.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.intra_op_threads))
     from service.app import create_app
     from service.logs import take_over_logging
     from service.server import DrainingServer, listen, settle

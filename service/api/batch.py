@@ -18,14 +18,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api import schemas
 from service.api.body import lines, parse, parse_json, read_body
 from service.api.documented import documented, ref
 from service.api.problems import problem
 from service.api.recommend import PROBLEMS, start_deadline
 from service.api.replies import as_document
-from service.api.schemas import BatchReply, BatchRequest, RecommendRequest
-from service.deadline import HEADER, Deadline, granted_ms
+from service.api.schemas import MAX_SUB_REQUESTS, BatchReply, BatchRequest, RecommendRequest
+from service.deadline import Deadline
 from service.errors import RequestError
 from service.logs import describe
 from service.service import Service
@@ -38,79 +37,68 @@ def is_ndjson(content_type: str) -> bool:
 
 
 def add_batch(app: FastAPI, service: Service) -> None:
-    # Twice the engine's batch: one in the run, one waiting for it. More would only stand in the queue.
-    in_flight = 2 * service.settings.max_batch
-
-    async def answer(request: Request, document: Any, deadline: Deadline, tally: Counter[str]) -> dict[str, Any]:
-        """A reply with its status, or a problem."""
-        try:
-            ask = parse(document, RecommendRequest)
-            made = await service.recommender.recommend(ask, deadline, bulk=True)
-        except Exception as error:
-            known = error if isinstance(error, RequestError) else RequestError("Something went wrong on our side.")
-            if known is not error:
-                service.log.error("internal_error", request_id=request.state.record.request_id, **describe(error))
-            return failed(request, known, tally)
-        tally[made.picked.tier] += 1
-        service.metrics.batch_rows.labels("200").inc()
-        return {"status": 200, **as_document(made)}
-
-    def failed(request: Request, error: RequestError, tally: Counter[str]) -> dict[str, Any]:
-        tally[str(error.status)] += 1
-        service.metrics.batch_rows.labels(str(error.status)).inc()
-        return problem(error, request.state.record.request_id)
-
     async def batch(request: Request) -> Response:
         """Up to 256 requests in one document; as `application/x-ndjson` any number, one a line."""
-        service.recommender  # noqa: B018  raises NotReady before anything is read
-        tally: Counter[str] = Counter()
-        request.state.record.fields["tiers"] = tally
+        call = _Call(service, request)
         deadline = start_deadline(request, service, service.settings.batch_deadline_ms)
         if is_ndjson(request.headers.get("content-type", "")):
-            return LineStream(stream(request, tally))
+            return _LineStream(call.stream())
         body = await read_body(request, BatchRequest)
-        slots = asyncio.Semaphore(in_flight)
+        results = await call.answer_all(body.requests, deadline)
+        return Response(orjson.dumps({"results": results}), media_type="application/json")
+
+    schema = BatchRequest.model_json_schema() | {
+        "properties": {
+            "requests": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_SUB_REQUESTS,
+                "items": ref(RecommendRequest),
+            }
+        }
+    }
+    app.add_api_route(
+        "/v1/recommend/batch",
+        batch,
+        methods=["POST"],
+        **documented(BatchReply, body_schema=schema, problems=PROBLEMS, ndjson=True),
+    )
+
+
+class _Call:
+    """One batch call while it is answered.
+
+    Raises:
+        NotReady: the models are still being loaded.
+    """
+
+    def __init__(self, service: Service, request: Request) -> None:
+        self._service, self._request = service, request
+        self._recommender = service.recommender
+        self._tally: Counter[str] = Counter()
+        request.state.record.fields["tiers"] = self._tally
+        # Twice the engine's batch: one in the run, one waiting for it. More would only stand in the queue.
+        self._max_in_flight = 2 * service.settings.max_batch
+
+    async def answer_all(self, documents: list[Any], deadline: Deadline) -> list[dict[str, Any]]:
+        slots = asyncio.Semaphore(self._max_in_flight)
 
         async def in_turn(document: Any) -> dict[str, Any]:
             async with slots:
-                return await answer(request, document, deadline, tally)
+                return await self._answer(document, deadline)
 
-        results = await asyncio.gather(*(in_turn(document) for document in body.requests))
-        return Response(orjson.dumps({"results": results}), media_type="application/json")
+        return await asyncio.gather(*map(in_turn, documents))
 
-    async def answer_line(request: Request, line: bytes | RequestError, tally: Counter[str]) -> bytes:
-        result: dict[str, Any]
-        try:
-            if isinstance(line, RequestError):
-                raise line
-            document = parse_json(line)
-            deadline = start_line(request, document)
-        except RequestError as error:
-            result = failed(request, error, tally)
-        else:
-            result = await answer(request, document, deadline, tally)
-        return orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE)
-
-    def start_line(request: Request, document: Any) -> Deadline:
-        """The line's own deadline: the header's budget, or its scenario's."""
-        name = document.get("scenario") if isinstance(document, dict) else None
-        scenario = service.recommender.registry.scenarios.get(name) if isinstance(name, str) else None
-        default_ms = scenario.deadline_ms if scenario else service.settings.deadline_ms
-        budget_ms = granted_ms(
-            request.headers.get(HEADER), default_ms=default_ms, max_ms=service.settings.max_deadline_ms
-        )
-        return Deadline.start(budget_ms, service.clock(), service.clock)
-
-    async def stream(request: Request, tally: Counter[str]) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncIterator[bytes]:
         """Answers in order, while further lines are read."""
-        pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(maxsize=in_flight)
+        pending: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(maxsize=self._max_in_flight)
 
         async def read() -> None:
             try:
-                async for line in lines(request.stream(), service.settings.max_body_bytes):
-                    await pending.put(asyncio.create_task(answer_line(request, line, tally)))
+                async for line in lines(self._request.stream(), self._service.settings.max_body_bytes):
+                    await pending.put(asyncio.create_task(self._answer_line(line)))
             except ClientDisconnect:
-                request.state.record.code = "client_gone"
+                self._request.state.record.code = "client_gone"
             finally:
                 await pending.put(None)
 
@@ -124,30 +112,46 @@ def add_batch(app: FastAPI, service: Service) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
 
-    app.add_api_route(
-        "/v1/recommend/batch",
-        batch,
-        methods=["POST"],
-        **documented(
-            BatchReply,
-            body_schema={
-                **BatchRequest.model_json_schema(),
-                "properties": {
-                    "requests": {
-                        "type": "array",
-                        "minItems": 1,
-                        "maxItems": schemas.MAX_SUB_REQUESTS,
-                        "items": ref(RecommendRequest),
-                    }
-                },
-            },
-            problems=PROBLEMS,
-            ndjson=True,
-        ),
-    )
+    async def _answer(self, document: Any, deadline: Deadline) -> dict[str, Any]:
+        """A reply with its status, or a problem."""
+        try:
+            answer = await self._recommender.recommend(parse(document, RecommendRequest), deadline, bulk=True)
+        except RequestError as error:
+            return self._failed(error)
+        except Exception as error:
+            request_id = self._request.state.record.request_id
+            self._service.log.error("internal_error", request_id=request_id, **describe(error))
+            return self._failed(RequestError("Something went wrong on our side."))
+        self._tally[answer.picked.tier] += 1
+        self._service.metrics.batch_rows.labels("200").inc()
+        return {"status": 200, **as_document(answer)}
+
+    async def _answer_line(self, line: bytes | RequestError) -> bytes:
+        try:
+            if isinstance(line, RequestError):
+                raise line
+            document = parse_json(line)
+        except RequestError as error:
+            result = self._failed(error)
+        else:
+            result = await self._answer(document, self._start_line(document))
+        return orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE)
+
+    def _start_line(self, document: Any) -> Deadline:
+        """The line's own deadline: the header's budget, or its scenario's."""
+        registry = self._recommender.registry
+        name = document.get("scenario") if isinstance(document, dict) else None
+        scenario = registry.scenarios.get(name if isinstance(name, str) else registry.default or "")
+        default_ms = self._service.settings.deadline_ms if scenario is None else scenario.deadline_ms
+        return start_deadline(self._request, self._service, default_ms, started_at=self._service.clock())
+
+    def _failed(self, error: RequestError) -> dict[str, Any]:
+        self._tally[str(error.status)] += 1
+        self._service.metrics.batch_rows.labels(str(error.status)).inc()
+        return problem(error, self._request.state.record.request_id)
 
 
-class LineStream(Response):
+class _LineStream(Response):
     """Sends lines as they are made. Unlike Starlette's stream it leaves `receive` alone: the endpoint still reads."""
 
     def __init__(self, content: AsyncIterator[bytes]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem_response
@@ -78,6 +79,9 @@ class Gate:
             else:
                 _check_declared(headers, limit)
                 await self._app(scope, _counted(receive, limit), send_named)
+        except ClientDisconnect:
+            record.code = "client_gone"
+            status = 499  # for the log and the metrics; nobody hears it
         except Exception as error:
             if status:  # too late for another answer; the server cuts the connection
                 raise

@@ -16,14 +16,16 @@ from service.service import Service
 PROBLEMS = (400, 404, 413, 422, 503, 504)
 
 
-def start_deadline(request: Request, service: Service, default_ms: int) -> Deadline:
-    """The request's deadline, counted from its arrival.
+def start_deadline(request: Request, service: Service, default_ms: int, *, started_at: float | None = None) -> Deadline:
+    """The request's deadline, counted from its arrival where nothing else is said.
 
     Raises:
         BadHeader: the header is not a whole number of milliseconds, at least 1.
     """
-    budget_ms = granted_ms(request.headers.get(HEADER), default_ms=default_ms, max_ms=service.settings.max_deadline_ms)
-    return Deadline.start(budget_ms, request.state.record.started_at, service.clock)
+    header = request.headers.get(HEADER)
+    budget_ms = granted_ms(header, default_ms=default_ms, max_ms=service.settings.max_deadline_ms)
+    arrived_at: float = request.state.record.started_at
+    return Deadline.start(budget_ms, arrived_at if started_at is None else started_at, service.clock)
 
 
 def add_recommend(app: FastAPI, service: Service) -> None:

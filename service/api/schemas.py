@@ -42,6 +42,11 @@ class Exclude(Request):
     seen: Annotated[bool | None, Field(description="leave out items of the history; by default the scenario's")] = None
 
 
+# One instance for all requests: pydantic would copy a default that holds a list, 30 us each time.
+_NO_EXCLUSIONS = Exclude()
+Exclusions = Annotated[Exclude, Field(default_factory=lambda: _NO_EXCLUSIONS)]
+
+
 class ModelChoice(Request):
     name: Annotated[str, StringConstraints(max_length=64)]
     version: Annotated[str | None, StringConstraints(max_length=64)] = None
@@ -63,7 +68,7 @@ class RecommendRequest(Request):
         list[PastEvent] | None, Field(max_length=MAX_HISTORY, description="oldest first; given = nothing is read")
     ] = None
     count: Count | None = None
-    exclude: Exclude = Exclude()
+    exclude: Exclusions
     model: Annotated[ModelChoice | None, Field(description="a loaded model other than the scenario's")] = None
     degrade: Degrade = "allow"
 
@@ -112,7 +117,7 @@ class SimilarRequest(Request):
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_SEEDS)]
     scenario: ScenarioName | None = None
     count: Count | None = None
-    exclude: Exclude = Exclude()
+    exclude: Exclusions
     model: ModelChoice | None = None
     degrade: Degrade = "allow"
 

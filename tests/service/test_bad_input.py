@@ -233,6 +233,23 @@ async def test_a_declared_length_is_believed_before_anything_is_read(running: Ru
         await assert_problem(running, response, 413, "body_too_large")
 
 
+async def test_a_client_that_leaves_in_the_middle_is_no_error_of_ours(running: Running) -> None:
+    messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        raise AssertionError("nobody listens")
+
+    transport: Any = running.client._transport
+    scope = {"type": "http", "method": "POST", "path": RECOMMEND, "query_string": b"", "root_path": "", "headers": []}
+    await transport.app(scope, receive, send)
+
+    (line,) = running.log_lines()
+    assert (line["level"], line["code"], line["status"]) == ("info", "client_gone", 499)
+
+
 @pytest.mark.parametrize(
     ("body", "unknown"),
     [({"history": history(3, "nobody")}, 3), ({"history": []}, 0), ({"exclude": {"item_ids": ["nobody"]}}, 0)],

@@ -301,3 +301,9 @@ def test_the_service_loads_nothing_of_the_training_half() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_the_command_reads_its_settings_before_numpy_counts_its_threads() -> None:
+    code = "import sys, service.__main__, service.settings; sys.exit('numpy' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], timeout=LIMIT_S, check=False).returncode == 0
