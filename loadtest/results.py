@@ -18,6 +18,7 @@ from loadtest.client import Client, NoReply
 from loadtest.errors import InputError
 
 SCHEMA_VERSION = 1
+FOLDER_VARIABLES = ("AFTERGLOW_DATA", "AFTERGLOW_KNOWLEDGE", "AFTERGLOW_RUNS")
 KINDS = ("open_loop", "capacity", "locust", "replay", "chaos")
 
 
@@ -52,8 +53,17 @@ class Result:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """`document` at `path`, complete or not at all."""
-    write_bytes(path, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+    """`document` at `path`, complete or not at all; folders that a variable names stand there by that name."""
+    text = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode()
+    write_bytes(path, portable(text).encode() + b"\n")
+
+
+def portable(text: str) -> str:
+    """`text` with the folders of `$AFTERGLOW_DATA` and the like by their variable's name, for others to repeat."""
+    for name in FOLDER_VARIABLES:
+        if folder := os.environ.get(name):
+            text = text.replace(folder.rstrip("/"), f"${name}")
+    return text
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +24,11 @@ def compare(folders: list[Path]) -> dict[str, Any]:
     Raises:
         RunError: a run is not evaluated, or was evaluated on another data set, split or policy than the first.
     """
-    reports = [_report(folder) for folder in folders]
-    control, control_ranks = reports[0], _ranks(folders[0])
+    reports = check_comparable(folders)
+    control, control_ranks = reports[0], read_ranks(folders[0])[0]
     rows = []
     for folder, report in zip(folders, reports, strict=True):
-        for key in ("dataset", "policy", "groups"):
-            ours, theirs = report[key], control[key]
-            if key == "policy":  # how much of a history a model reads is the model's, not the protocol's
-                ours, theirs = ({k: v for k, v in p.items() if k != "history_length"} for p in (ours, theirs))
-            if ours != theirs:
-                raise RunError(
-                    f"{folder}: its {key} is {ours}, {folders[0]} has {theirs}; they cannot stand in one table"
-                )
-        mean, low, high = paired_bootstrap(_ndcg(_ranks(folder)), _ndcg(control_ranks), seed=0)
+        mean, low, high = paired_bootstrap(ndcg_at_10(read_ranks(folder)[0]), ndcg_at_10(control_ranks), seed=0)
         rows.append(
             {
                 "run": report["run"],
@@ -48,6 +43,8 @@ def compare(folders: list[Path]) -> dict[str, Any]:
             }
         )
     return {
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
         "dataset": control["dataset"],
         "policy": control["policy"],
         "groups": control["groups"],
@@ -74,7 +71,23 @@ def as_markdown(table: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Test users: {sizes}."])
 
 
-def _report(folder: Path) -> dict[str, Any]:
+def check_comparable(folders: list[Path]) -> list[dict[str, Any]]:
+    """Reports of the runs; `RunError` if one was evaluated on other terms than the first."""
+    reports = [read_report(folder) for folder in folders]
+    for folder, report in zip(folders, reports, strict=True):
+        for key in ("dataset", "policy", "groups"):
+            ours, theirs = report[key], reports[0][key]
+            if key == "policy":  # how much of a history a model reads is the model's, not the protocol's
+                ours, theirs = ({k: v for k, v in p.items() if k != "history_length"} for p in (ours, theirs))
+            if ours != theirs:
+                raise RunError(
+                    f"{folder}: its {key} is {ours}, {folders[0]} has {theirs}; they cannot stand in one table"
+                )
+    return reports
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The evaluation of a run; `RunError` if it has none."""
     path = folder / "evaluation.json"
     if not path.is_file():
         raise RunError(f"{folder}: is not evaluated, run `python -m models evaluate {folder.name}` first")
@@ -82,11 +95,26 @@ def _report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def _ranks(folder: Path) -> NDArray[np.int64]:
+def read_ranks(folder: Path, protocol: str = "test") -> tuple[NDArray[np.int64], dict[str, NDArray[np.bool_]]]:
+    """0-based ranks of the test targets, and which of them are in each group.
+
+    Args:
+        protocol: `test` for the whole catalogue, `sampled` for fixed negatives.
+    """
     with np.load(folder / "ranks.npz") as saved:
+        groups = {name.removeprefix("group:"): saved[name] for name in saved.files if name.startswith("group:")}
         ranks: NDArray[np.int64] = saved["ranks"]
-    return ranks
+    if protocol == "sampled":
+        with np.load(folder / "sampled_ranks.npz") as saved:
+            ranks = saved["ranks"]
+    return ranks, groups
 
 
-def _ndcg(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+def ndcg_at_10(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """ndcg@10 of each case."""
     return np.where(ranks < 10, 1 / np.log2(ranks + 2.0), 0.0)
+
+
+def hit_at_10(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """hr@10 of each case."""
+    return (ranks < 10).astype(np.float64)
