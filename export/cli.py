@@ -177,6 +177,9 @@ def _reporting(total: int) -> Iterator[Any]:
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         console.print("interrupted, nothing was written", highlight=False)
+        # An interrupt inside an exec() of torch leaves CPython decided to die by the signal (run_eval_code_obj); the
+        # next exec() makes it forget, and the code below counts.
+        exec("")
         raise typer.Exit(130) from None
 
 

@@ -77,7 +77,7 @@ class ExactTopK:
             for row, indices in enumerate(excluded):
                 scores[row, indices[(indices >= start) & (indices < start + len(block))] - start] = -np.inf
             # Nothing below a row's k-th best so far, rounding considered, can still enter; ties lose to lower indices.
-            floor = _round_down(np.array([best.threshold for best in rows]) - slack)
+            floor = (np.array([best.threshold for best in rows]) - slack).astype(np.float32)
             hits = scores > floor[:, None]
             for row in np.flatnonzero(hits.any(axis=1)).tolist():
                 columns = _promising(scores[row], np.flatnonzero(hits[row]), k, slack[row])
@@ -85,10 +85,10 @@ class ExactTopK:
         return [best.ranked() for best in rows]
 
     def _rounding(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(batch,) how far apart the float32 and the exact score of an item can be, times two.
+        """(batch,) more than the float32 scores of two items can be off by together.
 
-        A dot product of length d is off by at most d x eps x |query| x |item| (Higham, Accuracy and Stability of
-        Numerical Algorithms, section 3.1).
+        A dot product of length d is off by at most d x eps / 2 x |query| x |item| (Higham, Accuracy and Stability of
+        Numerical Algorithms, section 3.1). Four times that leaves room for rounding a threshold to float32 as well.
         """
         eps = float(np.finfo(np.float32).eps)
         largest = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=2)).max(axis=1)
@@ -136,12 +136,6 @@ def _exact_scores(queries: NDArray[np.float64], vectors: NDArray[np.float32]) ->
     wide = vectors.astype(np.float64)
     scores = np.stack([(wide * query).sum(axis=1) for query in queries])
     return np.asarray(scores.max(axis=0))
-
-
-def _round_down(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """float32 never above `values`: comparing scores in float32 then loses no candidate."""
-    narrow = values.astype(np.float32)
-    return np.where(narrow > values, np.nextafter(narrow, np.float32(-np.inf)), narrow)
 
 
 def _norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:

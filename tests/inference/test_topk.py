@@ -156,10 +156,15 @@ def test_the_answer_does_not_depend_on_the_batch() -> None:
     assert together == [search(topk, queries[row : row + 1], 20)[0] for row in range(33)]
 
 
-def test_near_ties_below_the_rounding_of_float32_are_ranked_exactly() -> None:
+@pytest.mark.parametrize("block", [1, 10])
+@pytest.mark.parametrize("k", [1, 2])
+def test_near_ties_below_the_rounding_of_float32_are_ranked_exactly(
+    block: int, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # 1 + 2^-24 is not a float32: both items sum to 1 there, and the later one is truly larger.
+    monkeypatch.setattr(module, "_BLOCK_ROWS", (block, block))
     items = np.array([[0, 0], [1, 0], [1, 2.0**-24]], np.float32)
-    assert search(ExactTopK(items, available(3)), [[[1, 1]]], 2)[0][0] == [2, 1]
+    assert search(ExactTopK(items, available(3)), [[[1, 1]]], k)[0][0] == [2, 1][:k]
 
 
 def test_scores_of_a_big_batch_are_held_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
