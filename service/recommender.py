@@ -188,6 +188,8 @@ class Recommender:
         """Encode and score, in a batch with whoever else is waiting; None after a step down."""
         try:
             ranked = await self._engine.run(task, row, k, answer.hidden, answer.deadline, bulk=bulk)
+            if not len(ranked.items) and len(answer.model.popular.best(1, answer.hidden)[0]):
+                raise ModelFailed("The model gave scores that are not numbers.")
         except (DeadlineExceeded, Overloaded) as fault:
             answer.step_down(fault)
             return None

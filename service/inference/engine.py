@@ -54,7 +54,7 @@ class Engine:
 
     Args:
         max_batch: most rows of one run.
-        max_waiting: most rows in the queue.
+        max_waiting: most rows in the queue, and most rows of bulk work.
     """
 
     def __init__(
@@ -132,7 +132,8 @@ class Engine:
         if deadline.spent:
             self._metrics.deadline_exceeded.labels("queue").inc()
             raise DeadlineExceeded("The budget ended before the model was asked.")
-        if self.n_waiting >= self._max_waiting:
+        # Each kind has its own bound: however much bulk work waits, it keeps nobody else out.
+        if len(self._bulk if bulk else self._waiting) >= self._max_waiting:
             self._refuse("queue_full")
         # An idle engine always takes the request: only a run can correct an estimate that has become too high.
         if (self.n_waiting or self._running) and self.predicted_wait_s(bulk=bulk) > deadline.left_s:

@@ -206,6 +206,19 @@ async def test_a_full_queue_refuses_at_once(make: Callable[..., Engine], clock: 
     await asyncio.gather(first, *others)
 
 
+async def test_bulk_work_keeps_nobody_else_out(make: Callable[..., Engine], clock: ManualClock) -> None:
+    engine, model = make(max_waiting=2, max_batch=10), Model()
+    first = await held(engine, model, ample(clock))
+    bulk = await queued(2, engine, [ask(engine, model, [n], ample(clock), bulk=True) for n in range(2)])
+
+    with pytest.raises(Overloaded):
+        await ask(engine, model, [3], ample(clock), bulk=True)
+    urgent = await queued(3, engine, [ask(engine, model, [4], ample(clock))])
+
+    model.gate.set()
+    assert await asyncio.gather(first, *bulk, *urgent) == [[99], [0], [1], [4]]
+
+
 async def test_a_wait_that_does_not_fit_the_budget_is_refused_at_once(
     make: Callable[..., Engine], clock: ManualClock
 ) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Running, Start, ids
 
@@ -332,6 +333,19 @@ async def test_a_model_that_fails_is_replaced_by_the_next_tier_and_logged(
     (line,) = [line for line in running.log_lines() if line["event"] == "model_failed"]
     assert (line["level"], line["error"]) == ("error", "ZeroDivisionError")
     assert running.metrics()['afterglow_degraded_total{reason="model_failed"}'] == 1
+
+
+async def test_a_model_that_says_nothing_of_a_history_has_failed(
+    running: Running, models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is what the top-k makes of queries that are not numbers."""
+    nothing = (np.empty(0, np.int64), np.empty(0, np.float32))
+    monkeypatch.setattr(models["napkin"], "_topk", type("Mute", (), {"search": lambda *_args: [nothing]})())
+
+    reply = await running.recommend(history=past("c"))
+
+    assert ids(reply) == ["a", "d", "f"]
+    assert (reply["served"]["tier"], reply["served"]["reasons"]) == ("popular", ["model_failed"])
 
 
 @pytest.mark.parametrize(
