@@ -62,7 +62,7 @@ $(DEMO)/knowledge: | $(DEMO)/shop
 	@$(SINCE) $(DEMO)/.started "texts turned into knowledge"
 
 $(DEMO)/run/run.json: | $(DEMO)/knowledge
-	@$(BIN)/python -m models train models/configs/shop.toml --out $(DEMO)/run
+	@$(BIN)/python -m models train models/configs/shop.toml --out $(DEMO)/run --threads 1
 	@$(SINCE) $(DEMO)/.started "LLM-ESR trained"
 
 $(DEMO)/run/evaluation.json: $(DEMO)/run/run.json
