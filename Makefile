@@ -13,7 +13,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SINCE := $(BIN)/python scripts/since.py
+STARTED := $(shell date +%s)
+SINCE := $(BIN)/python scripts/since.py $(STARTED)
 
 .PHONY: help demo install test check format clean
 
@@ -30,7 +31,6 @@ $(BIN)/python:
 
 # torch first: the CPU build, unless one is there already; everything else then finds it installed.
 $(VENV)/.torch: | $(BIN)/python
-	@date +%s > $(VENV)/.started
 	@$(BIN)/python -c 'import torch' 2>/dev/null \
 	  || $(PIP) install 'torch==$(TORCH_VERSION)+cpu' 2>/dev/null \
 	  || $(PIP) install 'torch==$(TORCH_VERSION)' --index-url $(TORCH_INDEX)
@@ -48,35 +48,33 @@ install: $(VENV)/.dev
 
 # --- the demo: each step leaves a folder, so that a second start redoes nothing ---------------------------------------
 
-$(DEMO)/.started: $(VENV)/.train
+$(DEMO)/shop: | $(VENV)/.train
+	@$(SINCE) "installed"
 	@mkdir -p $(DEMO)
-	@if [ -f $(VENV)/.started ]; then mv $(VENV)/.started $@; else date +%s > $@; fi
-	@$(SINCE) $@ "installed"
-
-$(DEMO)/shop: | $(DEMO)/.started
 	@$(BIN)/python -m models data sample-shop $@
-	@$(SINCE) $(DEMO)/.started "sample shop generated"
+	@$(SINCE) "sample shop generated"
 
 $(DEMO)/knowledge: | $(DEMO)/shop
 	@$(BIN)/python -m models knowledge build $(DEMO)/shop --out $@
-	@$(SINCE) $(DEMO)/.started "texts turned into knowledge"
+	@$(SINCE) "texts turned into knowledge"
 
 $(DEMO)/run/run.json: | $(DEMO)/knowledge
 	@$(BIN)/python -m models train models/configs/shop.toml --out $(DEMO)/run --threads 1
-	@$(SINCE) $(DEMO)/.started "LLM-ESR trained"
+	@$(SINCE) "LLM-ESR trained"
 
 $(DEMO)/run/evaluation.json: $(DEMO)/run/run.json
 	@$(BIN)/python -m models evaluate $(DEMO)/run
-	@$(SINCE) $(DEMO)/.started "evaluated"
+	@$(SINCE) "evaluated"
 
 $(DEMO)/artefacts: $(DEMO)/run/evaluation.json
 	@$(BIN)/python -m export $(DEMO)/run --out $@
-	@$(SINCE) $(DEMO)/.started "exported to ONNX"
+	@$(SINCE) "exported to ONNX"
 	@touch $@
 
-demo: $(DEMO)/artefacts
-	@$(BIN)/python scripts/first_answer.py --port $(PORT) --dataset $(DEMO)/shop --started $(DEMO)/.started & \
-	exec $(BIN)/python -m service serve --artefacts $(DEMO)/artefacts --embedded-redis --state-dir $(DEMO)/state --port $(PORT)
+demo: $(VENV)/.train $(DEMO)/artefacts
+	@$(BIN)/python scripts/first_answer.py --port $(PORT) --dataset $(DEMO)/shop --started $(STARTED) & \
+	$(BIN)/python -m service serve --artefacts $(DEMO)/artefacts --embedded-redis --state-dir $(DEMO)/state \
+	  --port $(PORT) || [ $$? -eq 130 ]  # Ctrl-C is how a demo ends
 
 # --- checks -----------------------------------------------------------------------------------------------------------
 

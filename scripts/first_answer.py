@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
-    parser.add_argument("--started", type=Path, required=True, help="file with the Unix time the demo started at")
+    parser.add_argument("--started", type=int, required=True, help="Unix time the demo started at")
     options = parser.parse_args()
     url = f"http://127.0.0.1:{options.port}"
     if not _ready(f"{url}/readyz", seconds=60):
@@ -35,7 +35,7 @@ def main() -> None:
     )
     with urllib.request.urlopen(request, timeout=5) as response:
         answer = json.load(response)
-    seconds = time.time() - int(options.started.read_text())
+    seconds = time.time() - options.started
     lines = [
         f"[{seconds:6.1f} s] first answer, tier {answer['served']['tier']}",
         "  after",

@@ -1,8 +1,7 @@
-"""Print how long ago a file's Unix time was: `python scripts/since.py FILE what was done`."""
+"""Print the seconds since a Unix time: `python scripts/since.py TIME what was done`."""
 
 import sys
 import time
-from pathlib import Path
 
-seconds = time.time() - int(Path(sys.argv[1]).read_text())
+seconds = time.time() - int(sys.argv[1])
 print(f"[{seconds:6.1f} s] {' '.join(sys.argv[2:])}", file=sys.stderr)
