@@ -11,8 +11,7 @@ from models.data.dataset import Dataset
 from models.data.sequences import Sequences
 from models.data.splits import leave_one_out
 from models.errors import KnowledgeError
-from models.knowledge import prompts
-from models.knowledge.prompts import ITEM_PROMPT, USER_PROMPT, item_prompts, texts_digest, user_prompts
+from models.knowledge.prompts import ITEM_PROMPT, USER_PROMPT, item_prompts, llm_esr, texts_digest, user_prompts
 from models.knowledge.store import build_knowledge
 
 QUESTION = "What does a customer like who chose these, newest first: "
@@ -55,7 +54,7 @@ def test_a_user_prompt_lists_titles_newest_first_and_skips_items_without_title(m
 def test_a_long_history_keeps_its_newest_whole_titles(
     make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompts, "MAX_HISTORY_CHARS", 18)  # 'three; two; ' takes 7 + 5, 'one; ' would reach 17
+    monkeypatch.setattr(llm_esr, "MAX_HISTORY_CHARS", 18)  # 'three; two; ' takes 7 + 5, 'one; ' would reach 17
     dataset = make_dataset(
         {"u": ["z", "a", "b", "c"]}, {"a": "one", "b": "two", "c": "three", "z": "an old and long title"}
     )

@@ -7,16 +7,15 @@ Departures from the paper, each because the default encoder is a small one that 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, Final
 
 from models.data.dataset import Dataset
 from models.data.sequences import Sequences
+from models.data.splits import Split
 from models.errors import KnowledgeError
+from models.knowledge.prompts.template import Options, Paper, PromptTemplate, Question
 
 # The columns an item prompt quotes, in this order. A list of what is text about the item itself: other columns may be
 # codes, addresses, or (as semantic ids) built from the interactions that are held out.
@@ -35,24 +34,6 @@ ITEM_COLUMNS: Final = (
 MAX_ATTRIBUTE_CHARS: Final = 2048  # paper: features and description are cut at 2,048 characters
 MAX_ITEM_CHARS: Final = 4095  # paper, Beauty: whole prompt
 MAX_HISTORY_CHARS: Final = 8000  # paper: the newest 8,000 characters of the history
-
-
-@dataclass(frozen=True)
-class PromptTemplate:
-    """A sentence with gaps, where it comes from, and the limits that shape it."""
-
-    text: str
-    source: str
-    limits: tuple[tuple[str, Any], ...]
-
-    @property
-    def digest(self) -> str:
-        """sha256 (hex) over the text and the limits; another template or limit gives another digest."""
-        return hashlib.sha256(json.dumps([self.text, self.limits]).encode()).hexdigest()
-
-    def describe(self) -> dict[str, Any]:
-        """What knowledge.json says of the template."""
-        return {"template": self.text, "source": self.source, "limits": dict(self.limits), "digest": self.digest}
 
 
 ITEM_PROMPT: Final = PromptTemplate(
@@ -114,13 +95,15 @@ def user_prompts(dataset: Dataset, train: Sequences) -> list[str]:
     return prompts
 
 
-def texts_digest(texts: Sequence[str]) -> str:
-    """sha256 (hex) over texts in order; changes when one text changes."""
-    total = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        total.update(len(data).to_bytes(8, "little") + data)
-    return total.hexdigest()
+def _questions(dataset: Dataset, split: Split, options: Options) -> list[Question]:
+    """The same texts that `knowledge build` encodes, one question per item and per user that has a text."""
+    users = zip(dataset.user_ids, user_prompts(dataset, split.train), strict=True)
+    items = zip(dataset.item_ids, item_prompts(dataset), strict=True)
+    return [Question("item", item, text) for item, text in items] + [
+        Question("user", user, text)
+        for user, text in users
+        if text and (options.users is None or user in options.users)
+    ]
 
 
 def _newest_titles(titles: Iterable[str]) -> str:
@@ -142,3 +125,6 @@ def _as_text(value: Any) -> str:
         return ""
     text = "; ".join(_as_text(part) for part in value) if isinstance(value, list) else str(value)
     return re.sub(r"\s+", " ", re.sub(r"\s*[>|]\s*", "; ", text)).strip()[:MAX_ATTRIBUTE_CHARS]
+
+
+PAPER: Final = Paper("llm-esr", {"item": ITEM_PROMPT, "user": USER_PROMPT}, _questions, parse=None)
