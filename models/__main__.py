@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from models.data.cli import app as data_app
-from models.errors import ModelsError
+from models.errors import ModelsError, RunError
 from models.knowledge.cli import app as knowledge_app
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
@@ -24,6 +24,8 @@ def train(
     out: Annotated[Path | None, typer.Option(help="run folder; default $AFTERGLOW_RUNS/NAME, else runs/NAME")] = None,
     seed: Annotated[int | None, typer.Option(help="instead of the seed in the TOML")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores")] = None,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="evaluate the run when it is trained")] = False,
+    negatives: Annotated[int, typer.Option(min=0, help="with --evaluate: as for the command evaluate")] = 0,
 ) -> None:
     """Train one run; started again after a kill it goes on from its last finished epoch.
 
@@ -39,11 +41,14 @@ def train(
     run = read_config(config)
     if seed is not None:
         run = run.model_copy(update={"seed": seed})
-    fit(run, out or Path(os.environ.get("AFTERGLOW_RUNS", "runs")) / run.name, Console(stderr=True))
+    folder = out or _runs_folder() / run.name
+    fit(run, folder, Console(stderr=True))
+    if evaluate:
+        _report(folder, negatives)
 
 
-@app.command()
-def evaluate(
+@app.command(name="evaluate")
+def evaluate_run(
     run: Annotated[Path, typer.Argument(help="folder of a finished run")],
     negatives: Annotated[
         int, typer.Option(min=0, help="also rank among this many fixed, saved random items (papers use 100)")
@@ -53,12 +58,7 @@ def evaluate(
 
     Example: `python -m models evaluate $AFTERGLOW_RUNS/beauty-llm-esr --negatives 100`
     """
-    from models.evaluate import evaluate as report_on
-
-    report = report_on(run, Console(stderr=True), n_negatives=negatives)
-    for group, row in report["test"].items():
-        typer.echo(f"{group:15} n={row['n']:7,}  hr@10={row['hr@10']:.4f}  ndcg@10={row['ndcg@10']:.4f}")
-    typer.echo(f"report: {run / 'evaluation.html'}")
+    _report(run, negatives)
 
 
 @app.command()
@@ -80,6 +80,48 @@ def compare(
     if out:
         write_atomic(out, json.dumps(table, indent=2).encode() + b"\n")
     typer.echo(as_markdown(table))
+
+
+@app.command()
+def study(
+    study: Annotated[Path, typer.Argument(help="the study's TOML; models/configs/studies holds examples")],
+    out: Annotated[Path | None, typer.Option(help="study folder; default $AFTERGLOW_RUNS/studies/NAME")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at a time")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each run; default all cores")] = None,
+    budget_minutes: Annotated[
+        float | None, typer.Option(min=0, help="start no run after so many minutes; 0 only rewrites the table")
+    ] = None,
+) -> None:
+    """Make the runs of a study that are not done yet, in its order, and rewrite its table after each.
+
+    Killed and started again it goes on where it was: finished runs are skipped, the one that was stopped goes on from
+    its last epoch. On a CPU, as many one-threaded jobs as there are cores are faster than one job with all of them.
+
+    Example: `python -m models study models/configs/studies/llm-esr.toml --jobs 2 --threads 1 --budget-minutes 50`
+    """
+    from models.study import StudyRunner, train_command
+    from models.study_plan import read_study
+
+    plan = read_study(study)
+    folder = out or _runs_folder() / "studies" / plan.name
+    runner = StudyRunner(plan, folder, Console(stderr=True), train_command(plan.negatives, threads))
+    failed = runner.run(jobs=jobs, budget_minutes=budget_minutes)
+    typer.echo(f"table: {folder / 'table.md'}")
+    if failed:
+        raise RunError(f"{folder}: {len(failed)} runs failed: {', '.join(cell.name for cell in failed)}")
+
+
+def _report(run: Path, negatives: int) -> None:
+    from models.evaluate import evaluate
+
+    report = evaluate(run, Console(stderr=True), n_negatives=negatives)
+    for group, row in report["test"].items():
+        typer.echo(f"{group:15} n={row['n']:7,}  hr@10={row['hr@10']:.4f}  ndcg@10={row['ndcg@10']:.4f}")
+    typer.echo(f"report: {run / 'evaluation.html'}")
+
+
+def _runs_folder() -> Path:
+    return Path(os.environ.get("AFTERGLOW_RUNS", "runs"))
 
 
 def main() -> None:

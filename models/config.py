@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -130,12 +130,16 @@ def read_config(path: Path) -> RunConfig:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML ({error})") from error
+    return parse_config(resolve_paths(raw), str(path))
+
+
+def resolve_paths(raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with each `$NAME` in the paths of its [data] section replaced from the environment."""
     data = raw.get("data")
-    if isinstance(data, dict):
-        for key in ("dataset", "knowledge"):
-            if isinstance(data.get(key), str):
-                data[key] = expand(data[key])
-    return parse_config(raw, str(path))
+    if not isinstance(data, dict):
+        return raw
+    paths = {key: expand(data[key]) for key in ("dataset", "knowledge") if isinstance(data.get(key), str)}
+    return {**raw, "data": {**data, **paths}}
 
 
 def parse_config(raw: object, origin: str) -> RunConfig:

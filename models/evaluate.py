@@ -75,7 +75,8 @@ def evaluate(folder: Path, console: Console, *, n_negatives: int = 0, negatives_
         ranks = rank_against(run.model, cases, negatives)
         report["sampled"] = {"n_negatives": n_negatives, "seed": negatives_seed, "test": by_group(ranks, groups)}
         np.savez_compressed(folder / "sampled_ranks.npz", ranks=ranks)
-    np.savez_compressed(folder / "ranks.npz", ranks=ranking.ranks)
+    membership = {f"group:{name}": member for name, member in groups.items()}
+    np.savez_compressed(folder / "ranks.npz", ranks=ranking.ranks, **membership)  # type: ignore[arg-type]
     _write_predictions(folder / "predictions.parquet", run, ranking)
     curve = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
     lengths = run.split.train.lengths[cases.user_index]

@@ -1,0 +1,212 @@
+"""A study's results as one table: mean and spread over seeds, gains over the control, cost; JSON and Markdown."""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.compare import check_comparable, hit_at_10, ndcg_at_10, read_ranks, read_report
+from models.metrics import relative_bootstrap
+from models.study_plan import Cell, Study
+
+GROUPS = ("overall", "tail_item", "head_item", "tail_user", "head_user", "distinct_times")
+PROTOCOLS = ("test", "sampled")
+COST = ("seconds_per_epoch", "peak_memory_mb", "epochs", "n_parameters")
+NOT_RUN = "not run"
+
+
+def make_table(study: Study, done: dict[Cell, Path], states: dict[Cell, str]) -> dict[str, Any]:
+    """Every row of the study, run or not.
+
+    Args:
+        done: folders of the finished cells.
+        states: what to say of the others; `NOT_RUN` where nothing is said.
+
+    Raises:
+        RunError: two runs of one data set were evaluated on different terms.
+    """
+    rows: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in study.cells:
+        rows.setdefault((cell.dataset, cell.recipe, cell.variant), []).append(cell)
+    for dataset in {cell.dataset for cell in study.cells}:
+        check_comparable([folder for cell, folder in done.items() if cell.dataset == dataset])
+    return {
+        "study": study.name,
+        "control": study.control,
+        "rows": [
+            _row(cells, rows.get((dataset, recipe, study.control), []), done, states)
+            for (dataset, recipe, _), cells in rows.items()
+        ],
+    }
+
+
+def _row(cells: list[Cell], control: list[Cell], done: dict[Cell, Path], states: dict[Cell, str]) -> dict[str, Any]:
+    finished = [cell for cell in cells if cell in done]
+    reports = [read_report(done[cell]) for cell in finished]
+    row: dict[str, Any] = {
+        "dataset": cells[0].dataset,
+        "recipe": cells[0].recipe,
+        "variant": cells[0].variant,
+        "seeds": [cell.seed for cell in finished],
+        "planned_seeds": [cell.seed for cell in cells],
+        "not_run": {str(cell.seed): states.get(cell, NOT_RUN) for cell in cells if cell not in done},
+    }
+    if reports:
+        row["test"] = _metrics([report["test"] for report in reports])
+        if all("sampled" in report for report in reports):
+            row["sampled"] = _metrics([report["sampled"]["test"] for report in reports])
+        row["without_untrained_targets"] = _spread([report["without_untrained_targets"] for report in reports])
+        row["cost"] = {key: _mean([report["training"][key] for report in reports]) for key in COST}
+    of_seed = {cell.seed: done[cell] for cell in control if cell in done}
+    pairs = [(done[cell], of_seed[cell.seed]) for cell in finished if cell.seed in of_seed]
+    if pairs and cells != control:
+        row["gain"] = {
+            protocol: gains(tuple(ours for ours, _ in pairs), tuple(theirs for _, theirs in pairs), protocol)
+            for protocol in PROTOCOLS
+            if protocol in row
+        }
+        row["gain"]["n_seeds"] = len(pairs)
+    return row
+
+
+@functools.lru_cache(maxsize=4096)  # a table is rewritten after each run, its finished pairs do not change
+def gains(ours: tuple[Path, ...], theirs: tuple[Path, ...], protocol: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Relative gain of hr@10 and ndcg@10 by group, with a 95 % interval: {group: {metric: {relative, low, high}}}.
+
+    A user's value is the mean over the paired seeds; users are resampled.
+    """
+    first, _ = read_ranks(ours[0], protocol)
+    groups = {"overall": np.ones(len(first), dtype=bool), **read_ranks(ours[0], protocol)[1]}
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for metric, value in (("hr@10", hit_at_10), ("ndcg@10", ndcg_at_10)):
+        one, other = (
+            np.mean([value(read_ranks(folder, protocol)[0]) for folder in folders], axis=0)
+            for folders in (ours, theirs)
+        )
+        for group, member in groups.items():
+            found.setdefault(group, {})[metric] = _interval(one[member], other[member])
+    return found
+
+
+def _interval(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, float]:
+    relative, low, high = relative_bootstrap(ours, theirs, seed=0)
+    return {"relative": relative, "low": low, "high": high}
+
+
+def _metrics(by_seed: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    return {
+        group: {
+            "n": by_seed[0][group]["n"],
+            **_spread([{k: v for k, v in seed[group].items() if k != "n"} for seed in by_seed]),
+        }
+        for group in by_seed[0]
+    }
+
+
+def _spread(by_seed: list[dict[str, float]]) -> dict[str, Any]:
+    """{metric: {mean, std}} over seeds; std (of the sample) is null for one seed."""
+    return {
+        metric: {
+            "mean": _mean([seed[metric] for seed in by_seed]),
+            "std": statistics.stdev(seed[metric] for seed in by_seed) if len(by_seed) > 1 else None,
+        }
+        for metric in by_seed[0]
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))
+
+
+def as_markdown(table: dict[str, Any]) -> str:
+    """One Markdown table for each data set, recipe and protocol."""
+    parts = [
+        f"# Study {table['study']}",
+        "",
+        f"Gains are relative, over `{table['control']}`, 95 % by paired bootstrap.",
+    ]
+    blocks: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in table["rows"]:
+        blocks.setdefault((row["dataset"], row["recipe"]), []).append(row)
+    for (dataset, recipe), rows in blocks.items():
+        parts += ["", f"## {dataset}, recipe {recipe}", "", "The whole catalogue ranked.", "", *_full(rows)]
+        if any("sampled" in row for row in rows):
+            parts += ["", "Each target among fixed random negatives.", "", *_sampled(rows)]
+    return "\n".join(parts) + "\n"
+
+
+def _full(rows: list[dict[str, Any]]) -> list[str]:
+    head = ["model", "seeds", "hr@10", *(f"ndcg@10 {group}" for group in GROUPS), "gain ndcg@10", "s/epoch", "MB"]
+    lines = []
+    for row in rows:
+        cost = row.get("cost")
+        lines.append(
+            [
+                *_name(row),
+                _cell(row, "test", "overall", "hr@10"),
+                *(_cell(row, "test", group, "ndcg@10") for group in GROUPS),
+                _gain(row, "test", "overall", "ndcg@10"),
+                f"{cost['seconds_per_epoch']:.1f}" if cost else NOT_RUN,
+                f"{cost['peak_memory_mb']:.0f}" if cost else NOT_RUN,
+            ]
+        )
+    return _lines(head, lines)
+
+
+def _sampled(rows: list[dict[str, Any]]) -> list[str]:
+    groups = ("overall", "tail_item", "tail_user")
+    head = ["model", "seeds", *(f"hr@10 {group}" for group in groups), "ndcg@10"]
+    head += [f"gain hr@10 {group}" for group in groups[:2]]
+    lines = [
+        [
+            *_name(row),
+            *(_cell(row, "sampled", group, "hr@10") for group in groups),
+            _cell(row, "sampled", "overall", "ndcg@10"),
+            *(_gain(row, "sampled", group, "hr@10") for group in groups[:2]),
+        ]
+        for row in rows
+    ]
+    return _lines(head, lines)
+
+
+def _name(row: dict[str, Any]) -> list[str]:
+    n_done, n_planned = len(row["seeds"]), len(row["planned_seeds"])
+    states = sorted({state for state in row["not_run"].values() if state != NOT_RUN})
+    seeds = str(n_done) if n_done == n_planned else f"{n_done} of {n_planned}"
+    return [row["variant"], " ".join([seeds, *(f"({state})" for state in states)])]
+
+
+def _cell(row: dict[str, Any], protocol: str, group: str, metric: str) -> str:
+    if protocol not in row:
+        return NOT_RUN
+    if group not in row[protocol]:
+        return "–"
+    value = row[protocol][group][metric]
+    return f"{value['mean']:.4f}" + (f" ± {value['std']:.4f}" if value["std"] is not None else "")
+
+
+def _gain(row: dict[str, Any], protocol: str, group: str, metric: str) -> str:
+    if protocol not in row:
+        return NOT_RUN
+    if protocol not in row.get("gain", {}):
+        return "–"
+    gain = row["gain"][protocol][group][metric]
+    return f"{gain['relative']:+.1%} [{gain['low']:+.1%}, {gain['high']:+.1%}]"
+
+
+def _lines(head: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def write_table(folder: Path, table: dict[str, Any]) -> None:
+    """`table.json` and `table.md` in `folder`, each whole or as it was."""
+    from models.runs import write_atomic
+
+    write_atomic(folder / "table.json", json.dumps(table, indent=2).encode() + b"\n")
+    write_atomic(folder / "table.md", as_markdown(table).encode())
