@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.contracts import EncoderInputs
-
-
-@runtime_checkable
-class Exportable(Protocol):
-    """What export needs of a model; `models.contracts.RetrieverModel` says what each method gives."""
-
-    def describe_inputs(self) -> EncoderInputs: ...
-
-    def item_table(self) -> Tensor: ...
-
-    def encode_vectors(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor: ...
+from models.contracts import RetrieverModel
 
 
 class EncoderGraph(nn.Module):
@@ -31,7 +18,7 @@ class EncoderGraph(nn.Module):
 
     items: Tensor
 
-    def __init__(self, model: Exportable) -> None:
+    def __init__(self, model: RetrieverModel) -> None:
         super().__init__()
         self.model = model
         self.inputs = model.describe_inputs()
