@@ -171,6 +171,11 @@ def _redis_url(settings: Settings, *, prefer_embedded: bool) -> Iterator[str]:
         return
     if not settings.embedded_redis:
         raise SettingsError("no state store: give --redis URL, or --embedded-redis with --state-dir")
+    if settings.state_dir_must_be_mounted and not settings.state_dir.is_mount():
+        raise SettingsError(
+            f"state_dir {settings.state_dir}: nothing is mounted there, so its events would go with the container; "
+            "mount a volume (docker run -v afterglow-state:/state ...) or give --redis URL"
+        )
     from service.state.embedded import EmbeddedRedis
 
     with EmbeddedRedis(settings.state_dir) as redis:

@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     state_dir: Annotated[Path, Field(description="folder where the embedded Redis keeps its append-only file")] = Path(
         ".afterglow/redis"
     )
+    state_dir_must_be_mounted: Annotated[
+        bool,
+        Field(description="refuse an embedded Redis whose state_dir is not a mount; the container image says true"),
+    ] = False
     user_ttl_s: Annotated[float, Field(gt=0, description="seconds a user's history lives after its last event")] = (
         180 * 86_400
     )

@@ -260,6 +260,23 @@ def run(*arguments: str, **environment: str) -> Any:
     return CliRunner().invoke(app, list(arguments), env=environment)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "give --redis URL, or --embedded-redis"),
+        (["--embedded-redis"], "nothing is mounted there"),
+    ],
+)
+def test_the_image_asks_for_a_redis_or_a_mounted_folder(
+    serve: Serve, options: list[str], said: str, napkin: Path
+) -> None:
+    image = {"AFTERGLOW_EMBEDDED_REDIS": "false", "AFTERGLOW_STATE_DIR_MUST_BE_MOUNTED": "true"}
+    command = serve("--artefacts", str(napkin), "--port", "0", *options, **image)
+
+    assert command.wait() == 2
+    assert said in command.errors()
+
+
 def test_check_says_that_an_artefact_is_ready(napkin: Path) -> None:
     result = run("check", str(next((napkin / "napkin").iterdir())))
 
