@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import Running, Start
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from napkin import Running, Start
 
 from service.api.schemas import Problem
 

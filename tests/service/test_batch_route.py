@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import Running, Start, ids
 from hypothesis import given
 from hypothesis import strategies as st
+from napkin import Running, Start, ids
 
 from service.api.body import lines
 from service.api.schemas import BatchReply, RecommendReply

@@ -19,7 +19,7 @@ import httpx
 import orjson
 import psutil
 import pytest
-from conftest import ids
+from napkin import ids
 from typer.testing import CliRunner
 
 from service.__main__ import app

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ManualClock
 from hypothesis import given
 from hypothesis import strategies as st
+from napkin import ManualClock
 
 from service.deadline import Deadline, granted_ms
 from service.errors import BadHeader

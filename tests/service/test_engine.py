@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ManualClock
+from napkin import ManualClock
 from numpy.typing import NDArray
 
 from service.deadline import Deadline

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from conftest import ITEMS
+from napkin import ITEMS
 
 from service.fallback import MAX_LOOKS, LastList, LastLists, Owner
 from service.registry import ServedModel

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Running, Start, ids
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from napkin import Running, Start, ids
 
 from export.baselines import write_topk_only
 from service.inference.loader import load

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from conftest import Running
+from napkin import Running
 
 ROUTES = {
     ("POST", "/v1/recommend"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import ITEMS, Running, Start
+from napkin import ITEMS, Running, Start
 
 from service.api.schemas import LiveReply, ModelsReply, ReadyReply
 from service.errors import ArtefactRefused

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import NOW, Running, Start, ids
+from napkin import NOW, Running, Start, ids
 
 from service.api.schemas import DeleteReply, EventsReply, ExportReply, MergeReply
 

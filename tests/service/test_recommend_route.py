@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Running, Start, ids
+from napkin import Running, Start, ids
 
 from service.api.schemas import RecommendReply
 from service.registry import Registry, ServedModel

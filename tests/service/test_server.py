@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
-from conftest import NOW, ManualClock
+from napkin import NOW, ManualClock
 
 from service.app import create_app
 from service.errors import SettingsError

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import TABLE
+from napkin import TABLE
 from numpy.typing import NDArray
 
 from service.inference import similarity
