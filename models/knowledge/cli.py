@@ -1,24 +1,27 @@
-"""`python -m models knowledge …`: build the knowledge of a dataset, show where a knowledge folder comes from."""
+"""`python -m models knowledge …`: ask a language model, read answers back, build vectors, show where they come from."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from models.data.dataset import read_dataset
 from models.data.splits import SPLITS
-from models.errors import KnowledgeError, ModelsError
+from models.errors import KnowledgeError
+from models.knowledge import answer_commands
+from models.knowledge import endpoint_options as options
+from models.knowledge.answer_cache import AnswerCache, default_cache
+from models.knowledge.answers_folder import answers_provenance
+from models.knowledge.embeddings import AnsweredEncoder, EndpointEncoder
 from models.knowledge.encoders import HashEncoder, TextEncoder
 from models.knowledge.folder import read_provenance
 from models.knowledge.minilm import MiniLM
-from models.knowledge.report import stderr_console
+from models.knowledge.report import exit_codes, stderr_console
 from models.knowledge.store import N_COMPONENTS, N_SIMILAR, build_knowledge
 
 app = typer.Typer(
@@ -28,11 +31,9 @@ app = typer.Typer(
 )
 
 
-class EncoderName(StrEnum):
-    """Encoders the command line knows."""
-
-    minilm = "minilm"
-    hash = "hash"
+app.command("requests")(answer_commands.requests)
+app.command("ask")(answer_commands.ask)
+app.command("ingest")(answer_commands.ingest)
 
 
 @app.command()
@@ -40,8 +41,12 @@ def build(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write; kept if it already holds the same knowledge.")],
     encoder: Annotated[
-        EncoderName, typer.Option(help="`minilm`: all-MiniLM-L6-v2, 384 dimensions. `hash`: for tests only.")
-    ] = EncoderName.minilm,
+        str,
+        typer.Option(
+            help="`minilm`: all-MiniLM-L6-v2, 384 dimensions. `openai:MODEL`: an embedding model of the endpoint. "
+            "`answers:FOLDER`: vectors that were ingested. `hash`: for tests only."
+        ),
+    ] = "minilm",
     split: Annotated[
         str, typer.Option(help=f"User prompts quote its training part only: {', '.join(SPLITS)}.")
     ] = "leave_one_out",
@@ -50,6 +55,17 @@ def build(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Batches encoded at once.", show_default="cores available")
     ] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(min=1, help="Dimensions to ask of `openai:MODEL`.", show_default="the model's")
+    ] = None,
+    base_url: options.BaseUrl = None,
+    key_env: options.KeyEnv = None,
+    cache: options.Cache = None,
+    concurrency: options.Concurrency = 8,
+    timeout: options.Timeout = 120.0,
+    max_calls: options.MaxCalls = None,
+    max_tokens: options.MaxTokens = None,
+    price: options.Price = None,
 ) -> None:
     """Encode item and user prompts, their principal components and each user's similar users.
 
@@ -59,29 +75,58 @@ def build(
 
     - `python -m models knowledge build $AFTERGLOW_DATA/amazon_beauty --out $AFTERGLOW_KNOWLEDGE/amazon_beauty/minilm`
     - `python -m models knowledge build data/shop --out knowledge/shop --split global_time --similar 20`
+    - `python -m models knowledge build data/shop --out knowledge/shop --encoder openai:nomic-embed-text --base-url http://127.0.0.1:11434/v1`
     """
     console = stderr_console()
-    with _exit_codes(console):
+    with exit_codes(console):
         if split not in SPLITS:
             raise KnowledgeError(f"split {split!r} is unknown, expected one of {', '.join(SPLITS)}")
         read = read_dataset(dataset)
-        chosen: TextEncoder = HashEncoder() if encoder is EncoderName.hash else _minilm(console, threads)
-        if build_knowledge(
-            read, SPLITS[split](read), out, chosen, n_similar=similar, n_components=components, console=console
-        ):
-            console.print(f"knowledge of '{read.name}' written to {out}")
+        split_of = SPLITS[split](read)
+        with ExitStack() as opened:
+            detail = None
+            chosen: TextEncoder
+            if encoder == "hash":
+                chosen = HashEncoder()
+            elif encoder == "minilm":
+                chosen = _minilm(console, threads)
+            elif encoder.startswith("answers:"):
+                chosen = AnsweredEncoder(Path(encoder.removeprefix("answers:")))
+            elif encoder.startswith("openai:"):
+                endpoint = options.endpoint(base_url, key_env, concurrency, timeout, max_calls, max_tokens, price)
+                kept = opened.enter_context(AnswerCache(cache or default_cache()))
+                chosen = EndpointEncoder(endpoint, kept, encoder.removeprefix("openai:"), dimensions)
+                detail = endpoint.budget.summary
+            else:
+                raise KnowledgeError(
+                    f"encoder {encoder!r} is unknown, expected minilm, openai:MODEL, answers:FOLDER or hash"
+                )
+            if build_knowledge(
+                read, split_of, out, chosen, n_similar=similar, n_components=components, console=console, detail=detail
+            ):
+                console.print(f"knowledge of '{read.name}' written to {out}")
+            if detail is not None:
+                console.print(detail())
 
 
 @app.command()
 def show(
     folder: Annotated[Path, typer.Argument(help="Knowledge folder.")],
 ) -> None:
-    """Print where the knowledge comes from: encoder, prompts, split, dataset, date, token counts, as JSON.
+    """Print where the knowledge comes from: encoder or model, prompts, split, dataset, date, token counts, as JSON.
 
     Example: `python -m models knowledge show $AFTERGLOW_KNOWLEDGE/amazon_beauty/minilm`
     """
-    with _exit_codes(stderr_console()):
-        typer.echo(json.dumps(read_provenance(folder), indent=2, ensure_ascii=False))
+    with exit_codes(stderr_console()):
+        typer.echo(json.dumps(_provenance(folder), indent=2, ensure_ascii=False))
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    """knowledge.json, of vectors or of answers."""
+    try:
+        return answers_provenance(folder)
+    except KnowledgeError:
+        return read_provenance(folder)
 
 
 def _minilm(console: Console, threads: int | None) -> MiniLM:
@@ -90,16 +135,3 @@ def _minilm(console: Console, threads: int | None) -> MiniLM:
         console.print(opening)
     with console.status(opening):
         return MiniLM(threads=threads)
-
-
-@contextmanager
-def _exit_codes(console: Console) -> Iterator[None]:
-    """Errors become one line and code 1, Ctrl-C one line and code 130."""
-    try:
-        yield
-    except ModelsError as error:
-        console.print(f"error: {error}", style="red")
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        console.print("interrupted: finished files are kept, the same command goes on after them")
-        raise typer.Exit(130) from error

@@ -61,7 +61,7 @@ def check_files(folder: Path, provenance: Mapping[str, Any]) -> None:
         recorded = provenance["files"].get(name, {}).get("sha256")
         if not (folder / name).is_file():
             raise KnowledgeError(f"{folder / name}: missing, expected the knowledge folder to hold {', '.join(ARRAYS)}")
-        if (found := _sha256(folder / name)) != recorded:
+        if (found := sha256_of(folder / name)) != recorded:
             raise KnowledgeError(f"{folder / name}: sha256 is {found}, {PROVENANCE} says {recorded}")
 
 
@@ -72,6 +72,19 @@ def read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
             if name not in arrays:
                 raise KnowledgeError(f"{path}: array '{name}' is missing, found {', '.join(arrays) or 'none'}")
         return [arrays[name] for name in names]
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    fresh = path.with_name(path.name + ".tmp")
+    fresh.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(fresh, path)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Building:
@@ -98,8 +111,8 @@ class Building:
         path = self.work / name
         _note_path(path).unlink(missing_ok=True)
         np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # numpy types **kwds as allow_pickle
-        self._notes[name] = {**note, "sha256": _sha256(path)}
-        _write_json(_note_path(path), self._notes[name])
+        self._notes[name] = {**note, "sha256": sha256_of(path)}
+        write_json(_note_path(path), self._notes[name])
 
     def read(self, name: str, *names: str) -> list[NDArray[Any]]:
         """The named arrays of a file of this build."""
@@ -107,7 +120,7 @@ class Building:
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
         """Writes knowledge.json and renames the working folder; what stood there before is removed afterwards."""
-        _write_json(self.work / PROVENANCE, {**provenance, "files": {name: self._notes[name] for name in ARRAYS}})
+        write_json(self.work / PROVENANCE, {**provenance, "files": {name: self._notes[name] for name in ARRAYS}})
         for path in self.work.iterdir():
             if path.name not in (*ARRAYS, PROVENANCE):
                 path.unlink()
@@ -122,7 +135,7 @@ class Building:
         """The note of a file of the finished `folder` if its inputs are the same; the file is then in this build."""
         try:
             note: dict[str, Any] = read_provenance(folder)["files"].get(name, {})
-            if note.get("key") != key or _sha256(folder / name) != note["sha256"]:
+            if note.get("key") != key or sha256_of(folder / name) != note["sha256"]:
                 return None
         except (KnowledgeError, OSError, KeyError):
             return None
@@ -152,17 +165,6 @@ def _note_path(path: Path) -> Path:
 def _note_of(path: Path, key: str) -> dict[str, Any] | None:
     try:
         note: dict[str, Any] = json.loads(_note_path(path).read_text(encoding="utf-8"))
-        return note if note["key"] == key and _sha256(path) == note["sha256"] else None
+        return note if note["key"] == key and sha256_of(path) == note["sha256"] else None
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,6 +93,7 @@ def build_knowledge(
     n_similar: int = N_SIMILAR,
     n_components: int = N_COMPONENTS,
     console: Console | None = None,
+    detail: Callable[[], str] | None = None,
 ) -> bool:
     """True if `folder` was written, False if it already held the same knowledge.
 
@@ -102,6 +103,7 @@ def build_knowledge(
     Args:
         split: user prompts quote `split.train` only.
         console: where progress goes; default stderr.
+        detail: more to say beside the progress of an encoder, such as its cost.
 
     Raises:
         KnowledgeError: no item has a text, the folder holds something else, or the encoder's vectors are unusable.
@@ -130,14 +132,14 @@ def build_knowledge(
         console.print(f"{folder}: up to date, nothing to do")
         return False
     building = files.Building(folder)
-    items = _encoded(building, files.ITEMS, dataset.item_ids, item_texts, encoder, console)
+    items = _encoded(building, files.ITEMS, dataset.item_ids, item_texts, encoder, console, detail)
     pca = fit_pca(items.astype(np.float32), n_components)
     building.write(
         files.PCA,
         {"mean": pca.mean, "components": pca.components, "explained_variance": pca.explained_variance},
         {"n_components": len(pca.components), "explained_ratio": round(pca.explained_ratio, 4)},
     )
-    users = _encoded(building, files.USERS, dataset.user_ids, user_texts, encoder, console)
+    users = _encoded(building, files.USERS, dataset.user_ids, user_texts, encoder, console, detail)
     started = time.monotonic()
     with reporting(console, "similar users", "users") as report:
         neighbours = similar_users(users.astype(np.float32), n_similar, np.array([*map(bool, user_texts)]), report)
@@ -159,6 +161,7 @@ def _encoded(
     texts: Sequence[str],
     encoder: TextEncoder,
     console: Console,
+    detail: Callable[[], str] | None,
 ) -> NDArray[np.float16]:
     """Vectors float16 (texts, D) of one file, from an earlier build where ids, texts and encoder are the same."""
     label = name.removesuffix(".npz")
@@ -168,7 +171,7 @@ def _encoded(
         vectors: NDArray[np.float16] = building.read(name, "vectors")[0]
         return vectors
     started = time.monotonic()
-    with reporting(console, label, "tokens") as report:
+    with reporting(console, label, "tokens", detail) as report:
         encoded = encode_unique(encoder, texts, report)
     seconds = max(time.monotonic() - started, 1e-3)
     vectors = encoded.vectors.astype(np.float16)

@@ -176,6 +176,7 @@ def test_datasets_without_scenarios_or_titles_are_refused(make_dataset: MakeData
         ("eimf", "user", '{"1": "calm  lamps", "2": "oak tables"}', ["calm lamps", "oak tables"]),
         ("eimf", "user", 'Sure:\n```json\n{"1": "calm lamps"}\n```', ["calm lamps"]),
         ("llm4sbr", "long", ' "Blue Lamp, 4 W"\n', "Blue Lamp, 4 W"),
+        ("llm4sbr", "short", 'Curling Iron, 1"', 'Curling Iron, 1"'),
         ("llm4msr", "user", "They want " + "light " * 10, "They want " + "light " * 9 + "light"),
     ],
 )

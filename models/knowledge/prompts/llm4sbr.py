@@ -76,7 +76,11 @@ def _parse(kind: str, text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1:
         raise ValueError(f"has {len(lines)} lines, expected a product name alone")
-    return sentence("".join(lines).strip("\"'“”*` "), 200)
+    name = "".join(lines)
+    for wrap in ("**", '"', "'", "`"):  # around the whole name; a name may end in inches (")
+        if len(name) > 2 * len(wrap) and name.startswith(wrap) and name.endswith(wrap):
+            name = name[len(wrap) : -len(wrap)]
+    return sentence(name, 200)
 
 
 PAPER: Final = Paper("llm4sbr", VIEWS, _questions, _parse)
