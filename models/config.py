@@ -25,22 +25,33 @@ class DataConfig(_Section):
     dataset: Path
     split: str = "leave_one_out"
     knowledge: Path | None = None
+    shuffle_knowledge: Annotated[
+        tuple[Literal["items", "users"], ...],
+        Field(description="a control: whose texts are dealt out anew, so that they say nothing of who has them"),
+    ] = ()
+    shuffle_seed: Annotated[int, Field(ge=0)] = 0
 
 
 class ModelConfig(_Section):
     """LLM-ESR and, with one view and no distillation, the plain backbone: the same parts (arXiv:2405.20646)."""
 
+    backbone: Literal["sasrec", "gru4rec", "bert4rec"] = "sasrec"
     views: tuple[View, ...] = ("collaborative", "semantic")
     hidden_size: Annotated[int, Field(ge=2, description="width of one view")] = 64
     max_seq_len: Annotated[int, Field(ge=1)] = 50
-    n_blocks: Annotated[int, Field(ge=1)] = 2
+    n_blocks: Annotated[int, Field(ge=1, description="transformer blocks, or layers of a GRU")] = 2
     n_heads: Annotated[int, Field(ge=1)] = 1
+    block: Annotated[
+        Literal["published", "pre_norm", "ligr"], Field(description="transformer block; a GRU has none")
+    ] = "published"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     mode: Annotated[
         Literal["clean", "reference"],
         Field(description="clean: causal, padding changes nothing; reference: no masks, as published"),
     ] = "clean"
     cross_attention: bool = True
+    share_backbone: Annotated[bool, Field(description="one encoder for both views, as published")] = True
+    adapter_layers: Annotated[Literal[1, 2], Field(description="linear layers of the semantic view's adapter")] = 2
     collaborative_init: Annotated[
         Literal["pca", "random"], Field(description="pca: principal components of the LLM item vectors")
     ] = "pca"
@@ -69,12 +80,22 @@ class ModelConfig(_Section):
 
 
 class LossConfig(_Section):
-    """What a position is taught: its next item against sampled others."""
+    """What a position is taught: its next item against others."""
 
-    kind: Literal["bce", "sampled_softmax"] = "sampled_softmax"
+    kind: Literal["bce", "sampled_softmax", "full_softmax"] = "sampled_softmax"
     n_negatives: Annotated[
         int, Field(ge=1, description="bce: per position; sampled_softmax: shared by the positions of a batch")
     ] = 512
+    negatives: Annotated[
+        Literal["uniform", "popular"], Field(description="of sampled_softmax: evenly, or by training interactions")
+    ] = "uniform"
+    log_q: Annotated[
+        bool, Field(description="sampled_softmax: count each negative for the items it stands for (logQ correction)")
+    ] = False
+    positions: Annotated[
+        Literal["all", "last"], Field(description="which positions of a history are taught; bert4rec masks its own")
+    ] = "all"
+    mask_probability: Annotated[float, Field(gt=0, lt=1, description="of bert4rec: share of items masked")] = 0.6
 
 
 class TrainConfig(_Section):
@@ -82,6 +103,9 @@ class TrainConfig(_Section):
     batch_size: Annotated[int, Field(ge=1, description="users per step")] = 256
     max_epochs: Annotated[int, Field(ge=1)] = 200
     patience: Annotated[int, Field(ge=1, description="epochs without a better validation ndcg@10")] = 10
+    teachers: Annotated[
+        Literal["step", "epoch"], Field(description="encode the teachers anew in each step, or all once an epoch")
+    ] = "step"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

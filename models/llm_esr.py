@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones.sasrec import SASRecEncoder
+from models.backbones.build import build_backbone
+from models.backbones.interface import Backbone
 from models.config import ModelConfig
 from models.contracts import EncoderInputs
 from models.errors import ConfigError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LLMESR(nn.Module):
-    """LLM-ESR over a SASRec encoder; with the collaborative view alone it is the plain backbone.
+    """LLM-ESR over a sequence encoder; with the collaborative view alone it is the plain backbone.
 
     B batch, L length, D hidden_size, V views (1 or 2), N n_items + 1. An item is the concatenation of its views, a
     history too, and a score is their dot product, so it splits into a collaborative and a semantic score.
@@ -27,6 +28,8 @@ class LLMESR(nn.Module):
     Departs from the published code in clean mode: attention, the cross attention included, is causal and masks
     padding, because otherwise a training position would see its own target.
     """
+
+    llm_item_embeddings: Tensor
 
     def __init__(self, config: ModelConfig, n_items: int, knowledge: Knowledge | None) -> None:
         super().__init__()
@@ -39,17 +42,18 @@ class LLMESR(nn.Module):
             llm_dim = llm_item_embeddings.shape[1]
             # Frozen: the sheet (8.6) reports that tuning it hurts, tail items first.
             self.register_buffer("llm_item_embeddings", llm_item_embeddings, persistent=False)
-            self.adapter = nn.Sequential(nn.Linear(llm_dim, llm_dim // 2), nn.Linear(llm_dim // 2, width))
+            if config.adapter_layers == 2:
+                self.adapter = nn.Sequential(nn.Linear(llm_dim, llm_dim // 2), nn.Linear(llm_dim // 2, width))
+            else:
+                self.adapter = nn.Sequential(nn.Linear(llm_dim, width))
         if "collaborative" in config.views:
             self.item_embeddings = nn.Parameter(torch.empty(n_items + 1, width))
-        self.encoder = SASRecEncoder(
-            width,
-            config.max_seq_len,
-            config.n_blocks,
-            config.n_heads,
-            config.dropout,
-            clean=config.mode == "clean",
-        )
+        self.encoder = build_backbone(config)
+        if config.is_dual_view and not config.share_backbone:
+            self.semantic_encoder = build_backbone(config)
+        if config.backbone == "bert4rec":
+            # Stands where an item is asked for. No row of the item table: the published code keeps one there.
+            self.mask_vector = nn.Parameter(torch.empty(1, width * len(config.views)))
         if config.is_dual_view and config.cross_attention:
             # Two heads, no bias on the inputs, no dropout, no residual (sheet, 4.2).
             self.cross_to_collaborative = MultiHeadAttention(width, 2, input_bias=False, dropout=0.0)
@@ -59,7 +63,7 @@ class LLMESR(nn.Module):
     def describe_inputs(self) -> EncoderInputs:
         config = self.config
         return EncoderInputs(
-            kind="sasrec",
+            kind=config.backbone,
             paper="LLM-ESR (arXiv:2405.20646)" if config.is_dual_view else None,
             padding="left",
             mode=config.mode,
@@ -79,17 +83,30 @@ class LLMESR(nn.Module):
         return torch.cat(halves, dim=1)
 
     def _adapt(self, vectors: Tensor) -> Tensor:
-        """The adapter of (N, llm_dim) vectors: two linear layers trained as two, but multiplied out before use.
+        """The adapter of (N, llm_dim) vectors: its linear layers trained as they are, but multiplied out before use.
 
         There is no activation between them (sheet, 4.1), so this is the same map at a third of the cost.
         """
-        first, second = self.adapter
-        weight = second.weight @ first.weight  # (D, llm_dim)
-        return F.linear(vectors, weight, second.weight @ first.bias + second.bias)
+        weight: Tensor | None = None
+        bias: Tensor | None = None
+        for layer in self.adapter:
+            assert isinstance(layer, nn.Linear)
+            bias = layer.bias if bias is None else layer.weight @ bias + layer.bias
+            weight = layer.weight if weight is None else layer.weight @ weight  # (D, llm_dim) in the end
+        assert weight is not None
+        return F.linear(vectors, weight, bias)
 
-    def encode_positions(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, V x D) states of each position from item vectors (B, L, V x D) and mask (B, L)."""
-        views = [self.encoder.prepare(view, mask) for view in vectors.split(self.config.hidden_size, dim=-1)]
+    def encode_positions(self, vectors: Tensor, mask: Tensor, *, last_only: bool = False) -> Tensor:
+        """(B, L, V x D) states of each position from item vectors (B, L, V x D) and mask (B, L).
+
+        Args:
+            last_only: only the last position's states (B, 1, V x D); its query alone goes through the last block.
+        """
+        parts = vectors.split(self.config.hidden_size, dim=-1)
+        encoders: list[Backbone] = [self.encoder] * len(parts)
+        if self.config.is_dual_view and not self.config.share_backbone:
+            encoders[1] = self.semantic_encoder
+        views = [encoder.prepare(view, mask) for encoder, view in zip(encoders, parts, strict=True)]
         if self.config.is_dual_view and self.config.cross_attention:
             collaborative, semantic = views
             bias = self.encoder.cross_bias(mask)
@@ -97,11 +114,19 @@ class LLMESR(nn.Module):
                 self.cross_to_collaborative(semantic, collaborative, bias),
                 self.cross_to_semantic(collaborative, semantic, bias),
             ]
-        return torch.cat([self.encoder(view, mask) for view in views], dim=-1)  # one encoder, shared weights
+        states = [encoder(view, mask, last_only=last_only) for encoder, view in zip(encoders, views, strict=True)]
+        return torch.cat(states, dim=-1)
 
     def encode_vectors(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
         mask = left_padding_mask(seq_len, item_seq.shape[1])
-        return self.encode_positions(vectors, mask)[:, -1:, :]
+        if self.config.backbone == "bert4rec":  # it is asked by a mask token after the newest item
+            vectors = torch.cat([vectors, self.mask_vector.expand(vectors.shape[0], 1, -1)], dim=1)
+            mask = F.pad(mask, (0, 1), value=True)
+        return self.encode_positions(vectors, mask, last_only=True)
+
+    def masked_vectors(self, vectors: Tensor, masked: Tensor) -> Tensor:
+        """Item vectors (B, L, V x D) with the mask token where `masked` (B, L); of a bert4rec model."""
+        return torch.where(masked[..., None], self.mask_vector, vectors)
 
     def encode(self, table: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
         """queries (B, 1, V x D) of histories, with the item table computed beforehand."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,13 +26,42 @@ class SeenItems:
         return self._keys[found] == keys
 
 
+class NegativeItems:
+    """Negatives that all positions of a batch share, and how likely each was to be drawn."""
+
+    def __init__(self, kind: Literal["uniform", "popular"], popularity: Tensor) -> None:
+        """
+        Args:
+            popularity: (N,) training interactions by item index; padding's is 0.
+        """
+        weights = torch.ones_like(popularity) if kind == "uniform" else popularity
+        weights = weights.double()
+        weights[0] = 0.0
+        self._cumulative = weights.cumsum(0)
+        self._log_q = (weights / self._cumulative[-1]).log().float()
+
+    def draw(self, n: int) -> tuple[Tensor, Tensor]:
+        """(n,) item indices, drawn with repetition, and the log of the probability of each."""
+        at = torch.rand(n, dtype=torch.float64, device=self._cumulative.device) * self._cumulative[-1]
+        items = torch.searchsorted(self._cumulative, at, right=True)  # steps of width 0, padding's too, are never hit
+        return items, self._log_q[items]
+
+
 def ranking_loss(
-    config: LossConfig, states: Tensor, targets: Tensor, users: Tensor, table: Tensor, seen: SeenItems
+    config: LossConfig,
+    states: Tensor,
+    targets: Tensor,
+    users: Tensor,
+    table: Tensor,
+    seen: SeenItems,
+    negatives: NegativeItems,
 ) -> Tensor:
     """Scalar loss of states (P, D) against their next items (P,), of users (P,), over table (N, D)."""
     if config.kind == "bce":
         return _bce(config, states, targets, users, table, seen)
-    return _sampled_softmax(config, states, targets, table)
+    if config.kind == "full_softmax":
+        return F.cross_entropy(states @ table[1:].T, targets - 1)
+    return _sampled_softmax(config, states, targets, table, negatives)
 
 
 def _bce(config: LossConfig, states: Tensor, targets: Tensor, users: Tensor, table: Tensor, seen: SeenItems) -> Tensor:
@@ -46,11 +78,19 @@ def _bce(config: LossConfig, states: Tensor, targets: Tensor, users: Tensor, tab
     return F.softplus(-positive).mean() + F.softplus(negative).mean()
 
 
-def _sampled_softmax(config: LossConfig, states: Tensor, targets: Tensor, table: Tensor) -> Tensor:
-    """Cross entropy of the next item against uniform negatives that all positions of the batch share."""
-    negatives = torch.randint(1, table.shape[0], (config.n_negatives,), device=targets.device)
+def _sampled_softmax(
+    config: LossConfig, states: Tensor, targets: Tensor, table: Tensor, sampler: NegativeItems
+) -> Tensor:
+    """Cross entropy of the next item against negatives that all positions of the batch share.
+
+    With the logQ correction a negative drawn with probability q stands for the 1 / (n q) items that it was drawn for,
+    so that the sum over negatives estimates the sum over the catalogue. The target was not drawn: it stands for itself.
+    """
+    negatives, log_q = sampler.draw(config.n_negatives)
     positive = (states * F.embedding(targets, table)).sum(-1, keepdim=True)  # (P, 1)
     negative = states @ F.embedding(negatives, table).T  # (P, K)
+    if config.log_q:
+        negative = negative - (log_q + math.log(config.n_negatives))
     negative = negative.masked_fill(negatives[None, :] == targets[:, None], float("-inf"))
     return (torch.cat([positive, negative], dim=1).logsumexp(1) - positive[:, 0]).mean()
 

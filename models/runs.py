@@ -26,6 +26,7 @@ from models.data.dataset import Dataset, read_dataset
 from models.data.splits import SPLITS, Split
 from models.errors import ConfigError, RunError
 from models.knowledge.store import Knowledge, load_knowledge
+from models.knowledge_control import shuffled
 from models.llm_esr import LLMESR
 
 CONFIG, WEIGHTS, METRICS, CHECKPOINT, SUMMARY = (
@@ -71,6 +72,8 @@ def load_inputs(config: RunConfig) -> Inputs:
     knowledge = None
     if config.data.knowledge is not None and config.model.needs_knowledge:
         knowledge = load_knowledge(config.data.knowledge, dataset, config.data.split)
+        if config.data.shuffle_knowledge:
+            knowledge = shuffled(knowledge, config.data.shuffle_knowledge, config.data.shuffle_seed)
     return Inputs(dataset, SPLITS[config.data.split](dataset), knowledge)
 
 

@@ -20,8 +20,9 @@ from models import runs
 from models.batches import TrainBatch, TrainingHistories, n_batches
 from models.config import RunConfig
 from models.llm_esr import LLMESR
-from models.losses import SeenItems, distillation_loss, ranking_loss
+from models.losses import NegativeItems, SeenItems, distillation_loss, ranking_loss
 from models.metrics import metrics_of
+from models.objectives import make_objective
 from models.progress import bar
 from models.ranking import rank_cases
 
@@ -73,7 +74,12 @@ class _Trainer:
         users = torch.as_tensor(np.repeat(np.arange(len(train)), train.lengths), device=self.device)
         items = torch.as_tensor(train.items, device=self.device)
         self.seen = SeenItems(users, items, len(self.inputs.dataset.item_ids) + 1)
+        popularity = torch.bincount(items, minlength=len(self.inputs.dataset.item_ids) + 1)
+        self.negatives = NegativeItems(config.loss.negatives, popularity)
+        self.objective = make_objective(config)
         self.similar_users = self._similar_users()
+        # With `teachers = "epoch"`: the state of every user, as the model was when the epoch began.
+        self.teacher_states: Tensor | None = None
         self.epoch, self.best_epoch, self.best = 0, 0, -1.0
         self._resume()
 
@@ -105,16 +111,23 @@ class _Trainer:
         torch.manual_seed(seed)
         started = time.perf_counter()
         self.model.train()
-        losses: list[float] = []
+        if self.similar_users is not None and self.config.train.teachers == "epoch":
+            everyone = torch.arange(len(self.histories.input_len), device=self.device)
+            with torch.no_grad():
+                self.teacher_states = self._user_states(self.model.item_table(), everyone)
+        losses: list[Tensor] = []
         for batch in self.histories.epoch(self.config.train.batch_size, torch.Generator().manual_seed(seed)):
             losses.append(self._step(batch))
-            progress.update(task, advance=1, loss=f"loss {np.mean(losses[-50:]):.4f}")
+            progress.update(task, advance=1)
+            if len(losses) % 20 == 0:  # reading a loss waits for the device
+                progress.update(task, loss=f"loss {torch.stack(losses[-20:]).mean().item():.4f}")
+        loss = torch.stack(losses).mean().item() if losses else None
         seconds = time.perf_counter() - started
         validation = self._validate()
         self._record(
             {
                 "epoch": self.epoch,
-                "loss": float(np.mean(losses)) if losses else None,
+                "loss": loss,
                 "validation": validation,
                 "seconds": seconds,
                 "validation_seconds": time.perf_counter() - started - seconds,
@@ -122,37 +135,43 @@ class _Trainer:
             }
         )
 
-    def _step(self, batch: TrainBatch) -> float:
+    def _step(self, batch: TrainBatch) -> Tensor:
         table = self.model.item_table()
-        mask = batch.targets > 0
-        states = self.model.encode_positions(F.embedding(batch.item_seq, table), mask)  # (B, L, D)
-        users = batch.users[:, None].expand_as(mask)[mask]
-        loss = ranking_loss(self.config.loss, states[mask], batch.targets[mask], users, table, self.seen)
+        taught = self.objective(self.model, table, batch)
+        loss = ranking_loss(
+            self.config.loss, taught.states, taught.targets, taught.users, table, self.seen, self.negatives
+        )
         if self.similar_users is not None:
-            teachers, weights = self._teachers(table.detach(), self.similar_users[batch.users])
-            # The student's input is the ranking loss's own (both leave out the last training item), so one pass serves.
-            loss = loss + self.config.model.distillation_weight * distillation_loss(states[:, -1], teachers, weights)
+            similar = self.similar_users[batch.users]  # (B, n)
+            weights = (self.histories.input_len[similar] > 0).to(table.dtype)
+            distance = distillation_loss(taught.students, self._teachers(table.detach(), similar), weights)
+            loss = loss + self.config.model.distillation_weight * distance
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        return loss.item()
+        return loss.detach()
+
+    def _teachers(self, table: Tensor, similar: Tensor) -> Tensor:
+        """States (B, n, V x D) of each student's similar users (B, n)."""
+        if self.teacher_states is not None:
+            return F.embedding(similar, self.teacher_states)
+        users, at = torch.unique(similar, return_inverse=True)
+        return F.embedding(at, self._user_states(table, users))
 
     @torch.no_grad()
-    def _teachers(self, table: Tensor, similar: Tensor) -> tuple[Tensor, Tensor]:
-        """States (B, n, D) of each student's similar users (B, n), and 1 where one has a history at all.
+    def _user_states(self, table: Tensor, users: Tensor) -> Tensor:
+        """States (U, V x D) of the users' training histories without their last items.
 
         Without dropout, where the published code leaves it on: a steadier target, and drawing the masks of ten
         teachers a student took most of a step.
         """
         self.model.eval()
-        users, at = torch.unique(similar, return_inverse=True)
         states = torch.empty(len(users), table.shape[1], device=self.device)
-        for group in self.histories.by_length(users, n_groups=6):
+        for group in self.histories.by_length(users, n_groups=max(6, len(users) // 1024)):
             batch = self.histories.batch(users[group])
-            mask = batch.targets > 0
-            states[group] = self.model.encode_positions(F.embedding(batch.item_seq, table), mask)[:, -1]
+            states[group] = self.model.encode(table, batch.item_seq, batch.seq_len)[:, 0]
         self.model.train()
-        return states[at], (self.histories.input_len[similar] > 0).to(states.dtype)
+        return states
 
     def _similar_users(self) -> Tensor | None:
         model, knowledge = self.config.model, self.inputs.knowledge
