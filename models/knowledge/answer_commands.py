@@ -104,7 +104,7 @@ def ask(
     Examples:
 
     - `python -m models knowledge ask eimf.jsonl --base-url http://127.0.0.1:8000/v1 --model qwen2.5-7b-instruct`
-    - `python -m models knowledge ask sbr.jsonl --base-url https://api.openai.com/v1 --key-env OPENAI_API_KEY --price 1 4`
+    - `python -m models knowledge ask sbr.jsonl --base-url https://api.openai.com/v1 --key-env OPENAI_API_KEY`
     """
     console = stderr_console()
     with exit_codes(console):
