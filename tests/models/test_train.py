@@ -38,15 +38,44 @@ def test_an_epoch_holds_every_trainable_user_once() -> None:
     assert len(batches) == n_batches(101, 3)
 
 
-@pytest.mark.parametrize("loss", ["sampled_softmax", "bce"])
-def test_a_tiny_set_can_be_overfitted(loss: str, make_config: Any, tmp_path: Path, quiet: Console) -> None:
+PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "sampled softmax": ({}, {"kind": "sampled_softmax"}),
+    "bce": ({}, {"kind": "bce"}),
+    "popular negatives, ligr": ({"block": "ligr"}, {"negatives": "popular", "log_q": True}),
+    "full softmax, gru4rec": ({"backbone": "gru4rec", "n_blocks": 1}, {"kind": "full_softmax"}),
+    "bert4rec": ({"backbone": "bert4rec"}, {"kind": "full_softmax"}),
+}
+
+
+@pytest.mark.parametrize(("model", "loss"), PARTS.values(), ids=PARTS.keys())
+def test_a_tiny_set_can_be_overfitted(
+    model: dict[str, Any], loss: dict[str, Any], make_config: Any, tmp_path: Path, quiet: Console
+) -> None:
     config = make_config(
-        model={"hidden_size": 12},
-        train={"max_epochs": 40, "patience": 40, "learning_rate": 0.02},
-        loss={"kind": loss, "n_negatives": 8},
+        model={"hidden_size": 12, **model},
+        train={"max_epochs": 40, "patience": 40, "learning_rate": 0.02, "teachers": "epoch"},
+        loss={"n_negatives": 8, **loss},
     )
     summary = train(config, tmp_path / "run", quiet)
     assert summary["validation"]["hr@5"] > 0.9  # the next number of the cycle, among 12 items
+
+
+def test_cached_teachers_are_the_states_at_the_start_of_the_epoch(
+    make_config: Any, tmp_path: Path, quiet: Console
+) -> None:
+    trainer = training._Trainer(make_config(train={"teachers": "epoch"}), tmp_path)
+    assert trainer.similar_users is not None
+    table, similar = trainer.model.item_table().detach(), trainer.similar_users[:4]
+    anew = trainer._teachers(table, similar)
+    trainer.teacher_states = trainer._user_states(table, torch.arange(24))
+    torch.testing.assert_close(trainer._teachers(table, similar), anew, atol=1e-6, rtol=0)
+    queries = trainer.model.eval().encode(table, *_padded(trainer, similar[0]))[:, 0]
+    torch.testing.assert_close(anew[0], queries, atol=1e-6, rtol=0)
+
+
+def _padded(trainer: Any, users: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = trainer.histories.batch(users)
+    return batch.item_seq, batch.seq_len
 
 
 def test_a_run_killed_and_resumed_ends_with_the_same_weights(
