@@ -16,7 +16,7 @@ class Prices:
 
 
 class Budget:
-    """Counts calls and tokens, and refuses the call that could go beyond a limit.
+    """Counts calls and tokens, and knows when the next call could go beyond a limit.
 
     Every HTTP request is a call, also one that is repeated or fails. A call reserves its estimated tokens before it is
     sent and exchanges them for the reported ones, so calls in flight cannot go far beyond the limit together.
@@ -41,18 +41,25 @@ class Budget:
     def dollars(self) -> float:
         return (self.prompt_tokens * self.prices.prompt + self.completion_tokens * self.prices.completion) / 1e6
 
-    def reserve(self, estimate: int) -> str | None:
-        """None and a call is counted, or the limit that forbids it, in words."""
+    def exhausted(self, estimate: int) -> str | None:
+        """The limit that forbids a call of about `estimate` tokens for good, in words; None if there is none."""
         if self.max_calls is not None and self.calls >= self.max_calls:
             return f"the budget of {self.max_calls:,} calls is spent"
-        if self.max_tokens is not None and self.tokens + self._reserved + estimate > self.max_tokens:
+        if self.max_tokens is not None and self.tokens + estimate > self.max_tokens:
             return (
-                f"the budget of {self.max_tokens:,} tokens does not allow another call: {self.tokens:,} are spent, "
-                f"{self._reserved:,} reserved, the next needs about {estimate:,}"
+                f"the budget of {self.max_tokens:,} tokens allows no further call: {self.tokens:,} are spent, "
+                f"the next needs about {estimate:,}"
             )
+        return None
+
+    def must_wait(self, estimate: int) -> bool:
+        """Whether the call could go beyond the limit if all calls in flight take what they reserved."""
+        return self.max_tokens is not None and self.tokens + self._reserved + estimate > self.max_tokens
+
+    def reserve(self, estimate: int) -> None:
+        """Counts a call that starts."""
         self.calls += 1
         self._reserved += estimate
-        return None
 
     def settle(self, estimate: int, body: Mapping[str, Any] | None) -> None:
         """Exchanges a reservation for what the `body` of a response reports; without one nothing was consumed."""

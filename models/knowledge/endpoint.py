@@ -74,6 +74,7 @@ class Endpoint:
         self._retry = retry or Retry()
         self._clock = clock or Clock()
         self._resume_at = 0.0  # nobody calls before this moment: the endpoint asked for a pause
+        self._settled = asyncio.Event()  # set, and replaced, whenever a call ends
         self._httpx = _httpx()
 
     def send(self, requests: Iterable[Request], check: Check, done: Done) -> str | None:
@@ -139,11 +140,9 @@ class Endpoint:
 
     async def _call(self, client: httpx.AsyncClient, request: Request, check: Check) -> dict[str, Any]:
         """The checked body of one call; _Failed and _BadAnswer may be repeated."""
-        while (wait := self._resume_at - self._clock.now()) > 0:
-            await self._clock.sleep(wait + self._clock.jitter())  # not all at once
         estimate = estimated_tokens(request)
-        if (spent := self.budget.reserve(estimate)) is not None:
-            raise _Stop(spent)
+        await self._may_call(estimate)
+        self.budget.reserve(estimate)
         body = None
         url = self.base_url + request.url.removeprefix("/v1")
         try:
@@ -160,11 +159,24 @@ class Endpoint:
             raise _Failed(f"{url}: {type(error).__name__} {error}".rstrip()) from error
         finally:
             self.budget.settle(estimate, body)
+            self._settled.set()
+            self._settled = asyncio.Event()
         try:
             check(request, body)
         except ValueError as error:
             raise _BadAnswer(str(error)) from error
         return body
+
+    async def _may_call(self, estimate: int) -> None:
+        """Returns when the endpoint's pause is over and the budget has room; _Stop if it never will."""
+        while True:
+            while (wait := self._resume_at - self._clock.now()) > 0:
+                await self._clock.sleep(wait + self._clock.jitter())  # not all at once
+            if (limit := self.budget.exhausted(estimate)) is not None:
+                raise _Stop(limit)
+            if not self.budget.must_wait(estimate):
+                return
+            await self._settled.wait()
 
     def _raise_for(self, response: httpx.Response, url: str) -> None:
         status = response.status_code

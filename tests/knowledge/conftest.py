@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from fake_endpoint import FakeEndpoint
 from knowledge_fakes import MakeDataset
 from rich.console import Console
 
@@ -62,3 +63,11 @@ def minilm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def minilm(minilm_cache: Path) -> MiniLM:
     return MiniLM(cache=minilm_cache, threads=2)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEndpoint]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # a proxy of the machine would not reach it
+    endpoint = FakeEndpoint()
+    yield endpoint
+    endpoint.close()
