@@ -52,9 +52,7 @@ def requests(
     users: Annotated[
         Path | None, typer.Option(help="File with one user_id a line: ask about these only (typical users, say).")
     ] = None,
-    goods: Annotated[str, typer.Option(help="What the shop sells, as in 'These are the … one customer bought'.")] = (
-        "products"
-    ),
+    goods: Annotated[str, typer.Option(help="What the shop sells, for eimf and llm4sbr.")] = ("products"),
     describe: Annotated[
         list[str] | None, typer.Option(help="SCENARIO=TEXT for llm4msr; repeat it.", show_default="categories")
     ] = None,
@@ -70,6 +68,10 @@ def requests(
     with exit_codes(console):
         if split not in SPLITS:
             raise KnowledgeError(f"split {split!r} is unknown, expected one of {', '.join(SPLITS)}")
+        if describe and paper is not PaperName.llm4msr:
+            raise KnowledgeError(f"--describe is for llm4msr alone, {paper.value} has no prompt about scenarios")
+        if goods != "products" and paper not in (PaperName.eimf, PaperName.llm4sbr):
+            raise KnowledgeError(f"--goods is for eimf and llm4sbr, the prompts of {paper.value} do not name them")
         read = read_dataset(dataset)
         chosen = Options(_user_ids(users), limit, seed, goods, _descriptions(describe or []))
         split_of = SPLITS[split](read)

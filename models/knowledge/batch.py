@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from models.errors import KnowledgeError
 
 CHAT: Final = "/v1/chat/completions"
 EMBEDDINGS: Final = "/v1/embeddings"
+# Local servers leave what a reasoning model thought before its answer.
+_THOUGHT: Final = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def content_of(body: Mapping[str, Any]) -> str:
         raise ValueError("is not a chat completion") from error
     if reason not in (None, "stop"):
         raise ValueError(f"was not finished: finish_reason {reason!r}")
+    if isinstance(content, str):
+        content = _THOUGHT.sub("", content)
     if not isinstance(content, str) or not content.strip():
         raise ValueError("is empty")
     return content

@@ -109,7 +109,7 @@ def test_custom_ids_and_digests_stay_the_same_from_run_to_run(five_items: Datase
 def test_every_answer_is_checked_and_counted(tmp_path: Path, asked: list[Request]) -> None:
     path = write_lines(
         tmp_path / "answers.jsonl",
-        line(named("long", 0), "Blue Lamp"),
+        line(named("long", 0), "<think>\nLamps,\nclearly.\n</think>\n\nBlue Lamp"),
         line(named("long", 1), ""),
         line(named("long", 2), "Blue La", finish_reason="length"),
         {"custom_id": named("long", 3), "response": {"status_code": 429, "body": {}}, "error": None},

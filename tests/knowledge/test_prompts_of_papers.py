@@ -215,3 +215,10 @@ def test_every_template_has_its_section_and_another_digest() -> None:
     templates = [template for paper in PAPERS.values() for template in paper.templates.values()]
     assert all("arXiv:" in template.source for template in templates)
     assert len({template.digest for template in templates}) == len(templates) == 7
+
+
+def test_prompts_that_folders_were_built_from_keep_their_digests() -> None:
+    """A new digest makes every knowledge folder out of date: change it on purpose or not at all."""
+    templates = PAPERS["llm-esr"].templates
+    assert templates["item"].digest == "a895217f2676c5ea7516aa3df9d8bb981bf55f8189c075a564743565e036cc33"
+    assert templates["user"].digest == "97c7320e3eb2108fd68e2a7e95f188c55b44d4afa874bb75c97cbc21153db100"

@@ -15,7 +15,8 @@ from models.data.dataset import Dataset
 from models.data.sequences import Sequences
 from models.data.splits import Split
 from models.errors import KnowledgeError
-from models.knowledge.prompts.template import Options, Paper, PromptTemplate, Question
+from models.knowledge.prompts.history import chosen_users
+from models.knowledge.prompts.template import Options, Paper, PromptTemplate, Question, sampled
 
 # The columns an item prompt quotes, in this order. A list of what is text about the item itself: other columns may be
 # codes, addresses, or (as semantic ids) built from the interactions that are held out.
@@ -97,13 +98,12 @@ def user_prompts(dataset: Dataset, train: Sequences) -> list[str]:
 
 def _questions(dataset: Dataset, split: Split, options: Options) -> list[Question]:
     """The same texts that `knowledge build` encodes, one question per item and per user that has a text."""
-    users = zip(dataset.user_ids, user_prompts(dataset, split.train), strict=True)
+    prompts = user_prompts(dataset, split.train)
     items = zip(dataset.item_ids, item_prompts(dataset), strict=True)
-    return [Question("item", item, text) for item, text in items] + [
-        Question("user", user, text)
-        for user, text in users
-        if text and (options.users is None or user in options.users)
+    users = [
+        Question("user", dataset.user_ids[row], prompts[row]) for row in chosen_users(dataset, options) if prompts[row]
     ]
+    return [Question("item", item, text) for item, text in items] + sampled(users, options)
 
 
 def _newest_titles(titles: Iterable[str]) -> str:
