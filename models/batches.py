@@ -20,6 +20,15 @@ class TrainBatch(NamedTuple):
     seq_len: Tensor  # (B,)
 
 
+def compact(batch: TrainBatch, others: Tensor) -> tuple[Tensor, TrainBatch, Tensor]:
+    """The items (U,) that a batch and `others` (K,) name, ascending and 0 first; both again, as positions in there."""
+    shape = batch.item_seq.shape
+    named = torch.cat([others.new_zeros(1), batch.item_seq.flatten(), batch.targets.flatten(), others])
+    items, at = torch.unique(named, return_inverse=True)
+    _, item_seq, targets, others = at.split([1, shape.numel(), shape.numel(), len(others)])
+    return items, batch._replace(item_seq=item_seq.view(shape), targets=targets.view(shape)), others
+
+
 class TrainingHistories:
     """Training sequences as one flat tensor; any batch is one gather."""
 
@@ -57,10 +66,9 @@ class TrainingHistories:
         for at in torch.randperm(len(batches), generator=generator).tolist():
             yield self.batch(batches[at])
 
-    def by_length(self, users: Tensor, n_groups: int) -> Iterator[Tensor]:
+    def by_length(self, users: Tensor, group_size: int) -> Iterator[Tensor]:
         """Positions within `users` in groups of similar length, to encode many users with little padding."""
-        order = torch.argsort(self.input_len[users], stable=True)
-        yield from (group for group in order.tensor_split(n_groups) if len(group))
+        yield from torch.argsort(self.input_len[users], stable=True).split(group_size)
 
 
 def n_batches(n_users: int, batch_size: int) -> int:

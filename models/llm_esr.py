@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.build import build_backbone
-from models.backbones.interface import Backbone
 from models.config import ModelConfig
 from models.contracts import EncoderInputs
 from models.errors import ConfigError
@@ -73,13 +72,18 @@ class LLMESR(nn.Module):
             n_queries=1,
         )
 
-    def item_table(self) -> Tensor:
-        """(N, V x D): [E_co ; A(E_llm)], what look-up and scoring both read."""
+    def item_table(self, rows: Tensor | None = None) -> Tensor:
+        """(N, V x D): [E_co ; A(E_llm)], what look-up and scoring both read.
+
+        Args:
+            rows: (U,) item indices; only their rows (U, V x D), in this order.
+        """
         halves: list[Tensor] = []
         if "collaborative" in self.config.views:
-            halves.append(self.item_embeddings)
+            halves.append(self.item_embeddings if rows is None else F.embedding(rows, self.item_embeddings))
         if "semantic" in self.config.views:
-            halves.append(self._adapt(self.llm_item_embeddings))
+            llm = self.llm_item_embeddings
+            halves.append(self._adapt(llm if rows is None else llm[rows]))
         return torch.cat(halves, dim=1)
 
     def _adapt(self, vectors: Tensor) -> Tensor:
@@ -102,11 +106,7 @@ class LLMESR(nn.Module):
         Args:
             last_only: only the last position's states (B, 1, V x D); its query alone goes through the last block.
         """
-        parts = vectors.split(self.config.hidden_size, dim=-1)
-        encoders: list[Backbone] = [self.encoder] * len(parts)
-        if self.config.is_dual_view and not self.config.share_backbone:
-            encoders[1] = self.semantic_encoder
-        views = [encoder.prepare(view, mask) for encoder, view in zip(encoders, parts, strict=True)]
+        views = self._prepare(vectors, mask)
         if self.config.is_dual_view and self.config.cross_attention:
             collaborative, semantic = views
             bias = self.encoder.cross_bias(mask)
@@ -114,8 +114,22 @@ class LLMESR(nn.Module):
                 self.cross_to_collaborative(semantic, collaborative, bias),
                 self.cross_to_semantic(collaborative, semantic, bias),
             ]
-        states = [encoder(view, mask, last_only=last_only) for encoder, view in zip(encoders, views, strict=True)]
-        return torch.cat(states, dim=-1)
+        if self._has_two_encoders:
+            both = zip((self.encoder, self.semantic_encoder), views, strict=True)
+            return torch.cat([encoder(view, mask, last_only=last_only) for encoder, view in both], dim=-1)
+        # One encoder, shared weights: the views go through it as one batch (V x B), half as many small operations.
+        states = self.encoder(torch.cat(views), mask.repeat(len(views), 1), last_only=last_only)
+        return states.unflatten(0, (len(views), -1)).permute(1, 2, 0, 3).flatten(2)
+
+    @property
+    def _has_two_encoders(self) -> bool:
+        return self.config.is_dual_view and not self.config.share_backbone
+
+    def _prepare(self, vectors: Tensor, mask: Tensor) -> list[Tensor]:
+        """Each view (B, L, D) as its encoder wants it."""
+        parts = vectors.split(self.config.hidden_size, dim=-1)
+        second = self.semantic_encoder if self._has_two_encoders else self.encoder
+        return [encoder.prepare(part, mask) for encoder, part in zip((self.encoder, second), parts, strict=False)]
 
     def encode_vectors(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
         mask = left_padding_mask(seq_len, item_seq.shape[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,15 @@ class SeenItems:
         return self._keys[found] == keys
 
 
+class Negatives(NamedTuple):
+    """Shared negatives of one step."""
+
+    items: Tensor  # (K,) rows of the table at hand
+    log_q: Tensor  # (K,) log of the probability that each was drawn
+
+
 class NegativeItems:
-    """Negatives that all positions of a batch share, and how likely each was to be drawn."""
+    """Draws the negatives that all positions of a batch share."""
 
     def __init__(self, kind: Literal["uniform", "popular"], popularity: Tensor) -> None:
         """
@@ -40,11 +47,11 @@ class NegativeItems:
         self._cumulative = weights.cumsum(0)
         self._log_q = (weights / self._cumulative[-1]).log().float()
 
-    def draw(self, n: int) -> tuple[Tensor, Tensor]:
-        """(n,) item indices, drawn with repetition, and the log of the probability of each."""
+    def draw(self, n: int) -> Negatives:
+        """n items, drawn with repetition."""
         at = torch.rand(n, dtype=torch.float64, device=self._cumulative.device) * self._cumulative[-1]
         items = torch.searchsorted(self._cumulative, at, right=True)  # steps of width 0, padding's too, are never hit
-        return items, self._log_q[items]
+        return Negatives(items, self._log_q[items])
 
 
 def ranking_loss(
@@ -54,14 +61,17 @@ def ranking_loss(
     users: Tensor,
     table: Tensor,
     seen: SeenItems,
-    negatives: NegativeItems,
+    negatives: Negatives,
 ) -> Tensor:
-    """Scalar loss of states (P, D) against their next items (P,), of users (P,), over table (N, D)."""
+    """Scalar loss of states (P, D) against their next items (P,), of users (P,), over table (N, D).
+
+    `negatives` serve sampled_softmax, which may be given the rows of a part of the catalogue alone; bce draws its own.
+    """
     if config.kind == "bce":
         return _bce(config, states, targets, users, table, seen)
     if config.kind == "full_softmax":
         return F.cross_entropy(states @ table[1:].T, targets - 1)
-    return _sampled_softmax(config, states, targets, table, negatives)
+    return _sampled_softmax(config, states, targets, table, *negatives)
 
 
 def _bce(config: LossConfig, states: Tensor, targets: Tensor, users: Tensor, table: Tensor, seen: SeenItems) -> Tensor:
@@ -79,18 +89,17 @@ def _bce(config: LossConfig, states: Tensor, targets: Tensor, users: Tensor, tab
 
 
 def _sampled_softmax(
-    config: LossConfig, states: Tensor, targets: Tensor, table: Tensor, sampler: NegativeItems
+    config: LossConfig, states: Tensor, targets: Tensor, table: Tensor, negatives: Tensor, log_q: Tensor
 ) -> Tensor:
     """Cross entropy of the next item against negatives that all positions of the batch share.
 
     With the logQ correction a negative drawn with probability q stands for the 1 / (n q) items that it was drawn for,
     so that the sum over negatives estimates the sum over the catalogue. The target was not drawn: it stands for itself.
     """
-    negatives, log_q = sampler.draw(config.n_negatives)
     positive = (states * F.embedding(targets, table)).sum(-1, keepdim=True)  # (P, 1)
     negative = states @ F.embedding(negatives, table).T  # (P, K)
     if config.log_q:
-        negative = negative - (log_q + math.log(config.n_negatives))
+        negative = negative - (log_q + math.log(len(negatives)))
     negative = negative.masked_fill(negatives[None, :] == targets[:, None], float("-inf"))
     return (torch.cat([positive, negative], dim=1).logsumexp(1) - positive[:, 0]).mean()
 

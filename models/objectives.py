@@ -50,7 +50,7 @@ class MaskedItem:
 
     Every sequence is read twice: with items masked at random, and with only the last one masked, which is how the
     model is asked when it serves (and so the student's input). Of the items masked at random 80 % become the mask
-    token, 10 % another item and 10 % stay.
+    token, 10 % another item (of the table at hand, which may be a part of the catalogue) and 10 % stay.
     """
 
     def __init__(self, probability: float) -> None:

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from models.config import LossConfig
-from models.losses import NegativeItems, SeenItems, distillation_loss, ranking_loss
+from models.losses import NegativeItems, Negatives, SeenItems, distillation_loss, ranking_loss
 
 # One dimension, three items: scores are states x table.
 TABLE = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
 EVENLY = NegativeItems("uniform", torch.tensor([0, 1, 1, 1]))
+NONE = Negatives(torch.tensor([], dtype=torch.int64), torch.tensor([]))
 SEEN = SeenItems(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 3]), n_rows=4)
 
 
@@ -26,7 +27,7 @@ def test_bce_never_draws_an_item_of_the_users_training_sequence() -> None:
     table = torch.tensor([[0.0], [1.0], [100.0], *[[3.0]] * 10])
     seen = SeenItems(torch.tensor([0, 0]), torch.tensor([1, 2]), n_rows=13)
     config = LossConfig(kind="bce", n_negatives=200)
-    loss = ranking_loss(config, torch.tensor([[1.0]]), torch.tensor([1]), torch.tensor([0]), table, seen, EVENLY)
+    loss = ranking_loss(config, torch.tensor([[1.0]]), torch.tensor([1]), torch.tensor([0]), table, seen, NONE)
     assert loss.item() == pytest.approx(math.log1p(math.exp(-1)) + math.log1p(math.exp(3)), abs=1e-5)
 
 
@@ -40,7 +41,7 @@ def test_sampled_softmax_leaves_the_target_out_of_its_negatives() -> None:
         torch.tensor([0]),
         TABLE[:2],
         SEEN,
-        NegativeItems("uniform", torch.tensor([0, 4])),
+        Negatives(torch.ones(4, dtype=torch.int64), torch.zeros(4)),
     )
     assert loss.item() == pytest.approx(0.0, abs=1e-6)
 
@@ -49,8 +50,9 @@ def test_sampled_softmax_prefers_the_target() -> None:
     torch.manual_seed(0)
     config = LossConfig(kind="sampled_softmax", n_negatives=64)
     users = torch.tensor([0])
-    good = ranking_loss(config, torch.tensor([[2.0]]), torch.tensor([3]), users, TABLE, SEEN, EVENLY)
-    bad = ranking_loss(config, torch.tensor([[-2.0]]), torch.tensor([3]), users, TABLE, SEEN, EVENLY)
+    negatives = EVENLY.draw(64)
+    good = ranking_loss(config, torch.tensor([[2.0]]), torch.tensor([3]), users, TABLE, SEEN, negatives)
+    bad = ranking_loss(config, torch.tensor([[-2.0]]), torch.tensor([3]), users, TABLE, SEEN, negatives)
     assert good < bad
 
 
@@ -79,10 +81,10 @@ def test_the_logq_correction_makes_the_sample_stand_for_the_catalogue() -> None:
     # Target 3 scores 3; the others score 1 and 2: the whole sum is e^1 + e^2 + e^3, whoever was drawn how often.
     torch.manual_seed(0)
     states, targets, users = torch.tensor([[1.0]]), torch.tensor([3]), torch.tensor([0])
-    full = ranking_loss(LossConfig(kind="full_softmax"), states, targets, users, TABLE, SEEN, EVENLY)
+    full = ranking_loss(LossConfig(kind="full_softmax"), states, targets, users, TABLE, SEEN, NONE)
     assert full.item() == pytest.approx(math.log(math.exp(1) + math.exp(2) + math.exp(3)) - 3)
     corrected = LossConfig(kind="sampled_softmax", n_negatives=100_000, log_q=True)
     for drawn in ([0, 1, 1, 1], [0, 6, 1, 3]):
-        sampler = NegativeItems("popular", torch.tensor(drawn))
-        loss = ranking_loss(corrected, states, targets, users, TABLE, SEEN, sampler)
+        negatives = NegativeItems("popular", torch.tensor(drawn)).draw(100_000)
+        loss = ranking_loss(corrected, states, targets, users, TABLE, SEEN, negatives)
         assert loss.item() == pytest.approx(full.item(), abs=0.01)

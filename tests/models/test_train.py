@@ -12,12 +12,14 @@ from rich.console import Console
 
 from models import runs
 from models import train as training
-from models.batches import TrainingHistories, n_batches
+from models.batches import TrainBatch, TrainingHistories, n_batches
+from models.batches import compact as compact_rows
 from models.compare import as_markdown, compare
 from models.config import parse_config
 from models.data.sequences import Sequences
 from models.errors import ConfigError, RunError
 from models.evaluate import evaluate
+from models.losses import Negatives
 from models.train import train
 
 
@@ -43,7 +45,8 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bce": ({}, {"kind": "bce"}),
     "popular negatives, ligr": ({"block": "ligr"}, {"negatives": "popular", "log_q": True}),
     "full softmax, gru4rec": ({"backbone": "gru4rec", "n_blocks": 1}, {"kind": "full_softmax"}),
-    "bert4rec": ({"backbone": "bert4rec"}, {"kind": "full_softmax"}),
+    # Histories longer than the window, so that the position of the mask token is one that training has seen.
+    "bert4rec": ({"backbone": "bert4rec", "max_seq_len": 3}, {"kind": "full_softmax"}),
 }
 
 
@@ -53,11 +56,38 @@ def test_a_tiny_set_can_be_overfitted(
 ) -> None:
     config = make_config(
         model={"hidden_size": 12, **model},
-        train={"max_epochs": 40, "patience": 40, "learning_rate": 0.02, "teachers": "epoch"},
+        train={"max_epochs": 120, "patience": 20, "learning_rate": 0.02, "teachers": "epoch"},
         loss={"n_negatives": 8, **loss},
     )
     summary = train(config, tmp_path / "run", quiet)
     assert summary["validation"]["hr@5"] > 0.9  # the next number of the cycle, among 12 items
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "bert4rec"])
+def test_a_step_on_the_named_rows_alone_is_the_step_on_the_whole_table(
+    backbone: str, make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = []
+    for is_compact in (True, False):
+        # Nothing is replaced at random, so the two differ in nothing but the rows that are looked at.
+        monkeypatch.setattr(torch, "rand", lambda *shape, **kwargs: torch.full(*shape, 0.5) if shape[0] else 0)
+        monkeypatch.setattr(training._Trainer, "_is_compact", lambda self, batch, answer=is_compact: answer)
+        trainer = training._Trainer(make_config(model={"backbone": backbone}), tmp_path)
+        trainer.model.train()
+        trainer.negatives.draw = lambda n: Negatives(torch.tensor([3, 9, 9]), torch.zeros(3))  # type: ignore[method-assign]
+        loss = trainer._step(trainer.histories.batch(trainer.histories.trainable[:5]))
+        after.append((loss, trainer.model.item_embeddings, trainer.model.adapter[1].weight))
+    for one, other in zip(*after, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_a_batch_and_its_negatives_are_renumbered_to_the_items_they_name() -> None:
+    batch = TrainBatch(torch.tensor([8]), torch.tensor([[0, 7, 4]]), torch.tensor([[0, 4, 9]]), torch.tensor([2]))
+    items, again, others = compact_rows(batch, torch.tensor([5, 9]))
+    assert items.tolist() == [0, 4, 5, 7, 9]
+    assert again.item_seq.tolist() == [[0, 3, 1]]
+    assert again.targets.tolist() == [[0, 1, 4]]
+    assert others.tolist() == [2, 4]
 
 
 def test_cached_teachers_are_the_states_at_the_start_of_the_epoch(
@@ -66,9 +96,9 @@ def test_cached_teachers_are_the_states_at_the_start_of_the_epoch(
     trainer = training._Trainer(make_config(train={"teachers": "epoch"}), tmp_path)
     assert trainer.similar_users is not None
     table, similar = trainer.model.item_table().detach(), trainer.similar_users[:4]
-    anew = trainer._teachers(table, similar)
-    trainer.teacher_states = trainer._user_states(table, torch.arange(24))
-    torch.testing.assert_close(trainer._teachers(table, similar), anew, atol=1e-6, rtol=0)
+    anew = trainer._teachers(similar)
+    trainer.teacher_states = trainer._user_states(torch.arange(24))
+    torch.testing.assert_close(trainer._teachers(similar), anew, atol=1e-6, rtol=0)
     queries = trainer.model.eval().encode(table, *_padded(trainer, similar[0]))[:, 0]
     torch.testing.assert_close(anew[0], queries, atol=1e-6, rtol=0)
 
