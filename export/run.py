@@ -101,5 +101,7 @@ def _policy(report: dict[str, Any]) -> dict[str, Any]:
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """The resolved configuration with folders by name: where they lay on the training machine is nobody's business."""
-    data = {key: Path(value).name if key != "split" and value else value for key, value in config["data"].items()}
+    data = dict(config["data"])
+    for key in ("dataset", "knowledge"):
+        data[key] = data[key] and Path(data[key]).name
     return {**config, "data": data}

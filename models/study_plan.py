@@ -2,7 +2,7 @@
 
 [datasets.NAME]   the [data] section of a run
 [recipes.NAME]    what the runs of a recipe share: any of [model], [loss], [train]
-[variants.NAME]   what sets a model apart, laid over the recipe: any of [data], [model], [loss], [train]
+[variants.NAME]   what sets a model apart, laid over both: any section
 [[cells]]         datasets x recipes x seeds x variants to run, the first ones first
 """
 

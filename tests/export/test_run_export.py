@@ -101,7 +101,7 @@ def test_the_look_up_table_of_the_graph_is_items_npy(exported: Path, run: Run) -
 
 def test_no_path_of_the_training_machine_is_in_the_artefact(exported: Path, run: Run) -> None:
     config = open_artefact(exported).manifest.config
-    assert config["data"] == {"dataset": "cycle", "split": "leave_one_out", "knowledge": "hashed"}
+    assert {key: config["data"][key] for key in ("dataset", "knowledge")} == {"dataset": "cycle", "knowledge": "hashed"}
     foreign = [str(run.path.parent), str(Path(export.run.__file__).parents[1])]
     for file in exported.iterdir():
         content = file.read_bytes()
