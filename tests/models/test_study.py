@@ -13,7 +13,7 @@ from rich.console import Console
 from models import runs
 from models.errors import ConfigError, RunError
 from models.metrics import relative_bootstrap
-from models.study import StudyRunner, train_command
+from models.study import StudyRunner, _locked, train_command
 from models.study_plan import Cell, Study, read_study
 from models.study_table import as_markdown
 
@@ -181,6 +181,17 @@ def test_two_processes_do_not_work_on_one_study(plan: Path, tmp_path: Path, quie
         return wait
 
     StudyRunner(Study("one", study.control, 0, study.cells[:1]), out, quiet, second_while_the_first_runs).run()
+
+
+def test_a_run_that_outlives_its_study_keeps_the_folder_to_itself(tmp_path: Path) -> None:
+    read_all = [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"]
+    with _locked(tmp_path / ".lock") as lock:
+        orphan = subprocess.Popen(read_all, stdin=subprocess.PIPE, pass_fds=(lock,))
+    with pytest.raises(RunError, match="or a run that it started"), _locked(tmp_path / ".lock"):
+        pass
+    orphan.communicate(b"")
+    with _locked(tmp_path / ".lock"):
+        pass
 
 
 def test_a_run_of_another_configuration_is_refused_before_anything_starts(
