@@ -95,7 +95,7 @@ def study(
     """Make the runs of a study that are not done yet, in its order, and rewrite its table after each.
 
     Killed and started again it goes on where it was: finished runs are skipped, the one that was stopped goes on from
-    its last epoch. On a CPU, as many one-threaded jobs as there are cores are faster than one job with all of them.
+    its last epoch. Batches here are too small to gain much from a second thread: give N cores N jobs of one thread.
 
     Example: `python -m models study models/configs/studies/llm-esr.toml --jobs 2 --threads 1 --budget-minutes 50`
     """

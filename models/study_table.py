@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from models.compare import check_comparable, hit_at_10, ndcg_at_10, read_ranks, read_report
 from models.metrics import relative_bootstrap
+from models.runs import write_atomic
 from models.study_plan import Cell, Study
 
 GROUPS = ("overall", "tail_item", "head_item", "tail_user", "head_user", "distinct_times")
@@ -36,7 +38,7 @@ def make_table(study: Study, done: dict[Cell, Path], states: dict[Cell, str]) ->
         rows.setdefault((cell.dataset, cell.recipe, cell.variant), []).append(cell)
     for dataset in {cell.dataset for cell in study.cells}:
         check_comparable([folder for cell, folder in done.items() if cell.dataset == dataset])
-    return {
+    table: dict[str, Any] = {
         "study": study.name,
         "control": study.control,
         "rows": [
@@ -44,6 +46,16 @@ def make_table(study: Study, done: dict[Cell, Path], states: dict[Cell, str]) ->
             for (dataset, recipe, _), cells in rows.items()
         ],
     }
+    return _finite(table)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON does not have: an empty group's metric, a gain over nothing."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _row(cells: list[Cell], control: list[Cell], done: dict[Cell, Path], states: dict[Cell, str]) -> dict[str, Any]:
@@ -188,6 +200,8 @@ def _cell(row: dict[str, Any], protocol: str, group: str, metric: str) -> str:
     if group not in row[protocol]:
         return "–"
     value = row[protocol][group][metric]
+    if value["mean"] is None:
+        return "–"
     return f"{value['mean']:.4f}" + (f" ± {value['std']:.4f}" if value["std"] is not None else "")
 
 
@@ -197,6 +211,8 @@ def _gain(row: dict[str, Any], protocol: str, group: str, metric: str) -> str:
     if protocol not in row.get("gain", {}):
         return "–"
     gain = row["gain"][protocol][group][metric]
+    if None in gain.values():
+        return "–"
     return f"{gain['relative']:+.1%} [{gain['low']:+.1%}, {gain['high']:+.1%}]"
 
 
@@ -206,7 +222,5 @@ def _lines(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def write_table(folder: Path, table: dict[str, Any]) -> None:
     """`table.json` and `table.md` in `folder`, each whole or as it was."""
-    from models.runs import write_atomic
-
     write_atomic(folder / "table.json", json.dumps(table, indent=2).encode() + b"\n")
     write_atomic(folder / "table.md", as_markdown(table).encode())

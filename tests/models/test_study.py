@@ -141,6 +141,8 @@ def test_the_table_has_mean_spread_seeds_and_gains_over_the_control(plan: Path, 
     assert full["gain"]["n_seeds"] == 2
     assert full["gain"]["test"]["overall"]["hr@10"]["relative"] == pytest.approx(1.0)
     assert "gain" not in plain
+    # On the tail the control hits nothing: a gain over nothing is no number.
+    assert full["gain"]["test"]["tail_item"]["hr@10"] == {"relative": None, "low": None, "high": None}
     assert "| full | 3 | 0.2000 ± 0.1000 |" in as_markdown(_table(folder))
 
 
