@@ -59,11 +59,11 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def portable(text: str) -> str:
-    """`text` with the folders of `$AFTERGLOW_DATA` and the like by their variable's name, for others to repeat."""
+    """`text` as others can repeat it: data folders by the name of their variable, the working directory as where one is."""
     for name in FOLDER_VARIABLES:
         if folder := os.environ.get(name):
             text = text.replace(folder.rstrip("/"), f"${name}")
-    return text
+    return text.replace(f"{Path.cwd()}/", "")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
