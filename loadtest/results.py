@@ -59,7 +59,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def portable(text: str) -> str:
-    """`text` as others can repeat it: data folders by the name of their variable, the working directory as where one is."""
+    """`text` as others can repeat it: data folders by their variable's name, files from the working directory."""
     for name in FOLDER_VARIABLES:
         if folder := os.environ.get(name):
             text = text.replace(folder.rstrip("/"), f"${name}")
