@@ -51,6 +51,12 @@ def train(config: RunConfig, folder: Path, console: Console) -> dict[str, Any]:
         return finished
     trainer = _Trainer(config, folder)
     runs.write_config(folder, config)
+    if trainer.inputs.knowledge is not None and trainer.inputs.knowledge.provenance["test_only"]:
+        console.print(
+            f"{folder}: the knowledge of this run comes from an encoder for tests and says nothing of the items; "
+            f"its figures are worth nothing ({runs.SUMMARY} records it)",
+            style="yellow",
+        )
     if trainer.epoch:
         console.print(f"{folder}: resuming after epoch {trainer.epoch}")
     summary = trainer.fit(console)

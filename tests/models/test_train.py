@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,13 @@ def test_evaluation_reports_groups_and_writes_what_the_service_is_held_to(
     assert report["test"]["overall"]["hr@5"] == pytest.approx(
         np.mean([row["target"] in row["items"][:5] for row in predictions])
     )
+
+
+def test_a_run_on_the_encoder_for_tests_warns_and_records_it(make_config: Any, tmp_path: Path) -> None:
+    console = Console(record=True, width=200, file=io.StringIO())
+    summary = train(make_config(train={"max_epochs": 1}), tmp_path / "run", console)
+    assert "encoder for tests" in console.export_text()
+    assert summary["knowledge"]["test_only"] is True
 
 
 def test_a_model_that_needs_knowledge_says_so(make_config: Any, cycle: Path) -> None:
