@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -42,9 +44,10 @@ def train(
     if seed is not None:
         run = run.model_copy(update={"seed": seed})
     folder = out or _runs_folder() / run.name
-    fit(run, folder, Console(stderr=True))
-    if evaluate:
-        _report(folder, negatives)
+    with _interruptible("finished epochs are kept, the same command goes on after them"):
+        fit(run, folder, Console(stderr=True))
+        if evaluate:
+            _report(folder, negatives)
 
 
 @app.command(name="evaluate")
@@ -58,7 +61,8 @@ def evaluate_run(
 
     Example: `python -m models evaluate $AFTERGLOW_RUNS/beauty-llm-esr --negatives 100`
     """
-    _report(run, negatives)
+    with _interruptible("the evaluation starts from its beginning next time"):
+        _report(run, negatives)
 
 
 @app.command()
@@ -105,10 +109,21 @@ def study(
     plan = read_study(study)
     folder = out or _runs_folder() / "studies" / plan.name
     runner = StudyRunner(plan, folder, Console(stderr=True), train_command(plan.negatives, threads))
-    failed = runner.run(jobs=jobs, budget_minutes=budget_minutes)
+    with _interruptible("finished runs and epochs are kept, the same command goes on after them"):
+        failed = runner.run(jobs=jobs, budget_minutes=budget_minutes)
     typer.echo(f"table: {folder / 'table.md'}")
     if failed:
         raise RunError(f"{folder}: {len(failed)} runs failed: {', '.join(cell.name for cell in failed)}")
+
+
+@contextmanager
+def _interruptible(what_is_kept: str) -> Iterator[None]:
+    """Turns Ctrl-C into a message and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print(f"interrupted: {what_is_kept}", soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def _report(run: Path, negatives: int) -> None:

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
 from models import runs
 from models import train as training
+from models.__main__ import app
 from models.batches import TrainBatch, TrainingHistories, n_batches
 from models.batches import compact as compact_rows
 from models.compare import as_markdown, compare
@@ -203,3 +205,19 @@ def test_a_run_that_is_not_evaluated_cannot_be_compared(make_config: Any, tmp_pa
     train(make_config(train={"max_epochs": 1}), tmp_path / "run", quiet)
     with pytest.raises(RunError, match="not evaluated"):
         compare([tmp_path / "run"])
+
+
+def test_ctrl_c_says_what_is_kept(
+    make_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cycle: Path, cycle_knowledge: Path
+) -> None:
+    toml = tmp_path / "run.toml"
+    toml.write_text(f'name = "cycle"\n[data]\ndataset = "{cycle}"\nknowledge = "{cycle_knowledge}"\n')
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Trainer, "__init__", interrupted)
+    result = CliRunner().invoke(app, ["train", str(toml), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 130
+    assert "interrupted: finished epochs are kept" in result.stderr
+    assert not (tmp_path / "run").exists()
