@@ -14,7 +14,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STARTED := $(shell date +%s)
-SINCE := $(BIN)/python scripts/since.py $(STARTED)
+TIMINGS := $(DEMO)/timings.json
+SINCE := $(BIN)/python scripts/since.py $(STARTED) $(TIMINGS)
 
 .PHONY: help demo install test check format clean
 
@@ -50,7 +51,6 @@ install: $(VENV)/.dev
 
 $(DEMO)/shop: | $(VENV)/.train
 	@$(SINCE) "installed"
-	@mkdir -p $(DEMO)
 	@$(BIN)/python -m models data sample-shop $@
 	@$(SINCE) "sample shop generated"
 
@@ -72,7 +72,7 @@ $(DEMO)/artefacts: $(DEMO)/run/evaluation.json
 	@touch $@
 
 demo: $(VENV)/.train $(DEMO)/artefacts
-	@$(BIN)/python scripts/first_answer.py --port $(PORT) --dataset $(DEMO)/shop --started $(STARTED) & \
+	@$(BIN)/python scripts/first_answer.py --port $(PORT) --dataset $(DEMO)/shop --started $(STARTED) --timings $(TIMINGS) & \
 	$(BIN)/python -m service serve --artefacts $(DEMO)/artefacts --embedded-redis --state-dir $(DEMO)/state \
 	  --port $(PORT) || [ $$? -eq 130 ]  # Ctrl-C is how a demo ends
 

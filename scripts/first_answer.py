@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from since import note
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--started", type=int, required=True, help="Unix time the demo started at")
+    parser.add_argument("--timings", type=Path, required=True, help="JSON file of the demo's times")
     options = parser.parse_args()
     url = f"http://127.0.0.1:{options.port}"
     if not _ready(f"{url}/readyz", seconds=60):
@@ -35,9 +37,8 @@ def main() -> None:
     )
     with urllib.request.urlopen(request, timeout=5) as response:
         answer = json.load(response)
-    seconds = time.time() - options.started
+    note(options.started, options.timings, f"first answer, tier {answer['served']['tier']}")
     lines = [
-        f"[{seconds:6.1f} s] first answer, tier {answer['served']['tier']}",
         "  after",
         *(f"    {titles[item]}" for item in history[-5:]),
         f"  {answer['served']['model']['name']} recommends",
