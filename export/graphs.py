@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.contracts import RetrieverModel
+from service.artefact.manifest import EncoderSpec
 
 
 class EncoderGraph(nn.Module):
@@ -24,6 +25,20 @@ class EncoderGraph(nn.Module):
         self.inputs = model.describe_inputs()
         with torch.no_grad():
             self.register_buffer("items", model.item_table().detach().float().contiguous())
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """How the manifest describes this encoder."""
+        inputs = self.inputs
+        return EncoderSpec(
+            kind=inputs.kind,
+            padding=inputs.padding,
+            mode=inputs.mode,
+            max_seq_len=inputs.max_seq_len,
+            fixed_length=inputs.fixed_length,
+            dim=inputs.dim,
+            n_queries=inputs.n_queries,
+        )
 
     def forward(self, item_seq: Tensor, seq_len: Tensor) -> Tensor:
         return self.model.encode_vectors(F.embedding(item_seq, self.items), item_seq, seq_len)

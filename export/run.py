@@ -14,7 +14,7 @@ from export.parity import check_parity, torch_queries
 from export.to_onnx import write_encoder
 from models.runs import Run
 from service.artefact.files import ENCODER
-from service.artefact.manifest import HISTORY_EVENTS, EncoderSpec, Evaluation, HistorySource
+from service.artefact.manifest import HISTORY_EVENTS, Evaluation, HistorySource
 from service.artefact.tables import Catalogue
 from service.inference.runtime import make_session
 
@@ -32,28 +32,18 @@ def draft_of(
     A run that was not evaluated has no metrics and no evaluation policy in its manifest.
     """
     graph = EncoderGraph(run.model)
-    inputs = graph.inputs
-    encoder = EncoderSpec(
-        kind=inputs.kind,
-        padding=inputs.padding,
-        mode=inputs.mode,
-        max_seq_len=inputs.max_seq_len,
-        fixed_length=inputs.fixed_length,
-        dim=inputs.dim,
-        n_queries=inputs.n_queries,
-    )
 
     def write(folder: Path) -> None:
         on_step("exporting the encoder to ONNX")
         write_encoder(graph, folder)
         on_step("comparing ONNX Runtime with torch")
-        check_parity(graph, make_session(folder / ENCODER, "cpu", intra_op_threads=1), encoder)
+        check_parity(graph, make_session(folder / ENCODER, "cpu", intra_op_threads=1), graph.spec)
 
     evaluation = None if run.evaluation is None else Evaluation.model_validate(_policy(run.evaluation))
     return Draft(
         name=name or str(run.config["name"]),
-        paper=inputs.paper,
-        encoder=encoder,
+        paper=graph.inputs.paper,
+        encoder=graph.spec,
         items=graph.items.numpy(),
         catalogue=_catalogue(run),
         write_encoder=write,
@@ -65,7 +55,7 @@ def draft_of(
         history_events=tuple(history_events),
         metrics={} if run.evaluation is None else dict(run.evaluation["test"]),
         evaluation=evaluation,
-        reference=lambda histories: torch_queries(graph, encoder, [list(history) for history in histories]),
+        reference=lambda histories: torch_queries(graph, graph.spec, [list(history) for history in histories]),
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +12,7 @@ from rich.console import Console
 from models.data.cli import app as data_app
 from models.errors import ModelsError, RunError
 from models.knowledge.cli import app as knowledge_app
+from models.terminal import exit_codes, stderr_console
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data", help="Import, filter, describe and generate datasets.")
@@ -44,7 +43,7 @@ def train(
     if seed is not None:
         run = run.model_copy(update={"seed": seed})
     folder = out or _runs_folder() / run.name
-    with _interruptible("finished epochs are kept, the same command goes on after them"):
+    with exit_codes("finished epochs are kept, the same command goes on after them"):
         fit(run, folder, Console(stderr=True))
         if evaluate:
             _report(folder, negatives)
@@ -61,7 +60,7 @@ def evaluate_run(
 
     Example: `python -m models evaluate $AFTERGLOW_RUNS/beauty-llm-esr --negatives 100`
     """
-    with _interruptible("the evaluation starts from its beginning next time"):
+    with exit_codes("the evaluation starts from its beginning next time"):
         _report(run, negatives)
 
 
@@ -109,21 +108,11 @@ def study(
     plan = read_study(study)
     folder = out or _runs_folder() / "studies" / plan.name
     runner = StudyRunner(plan, folder, Console(stderr=True), train_command(plan.negatives, threads))
-    with _interruptible("finished runs and epochs are kept, the same command goes on after them"):
+    with exit_codes("finished runs and epochs are kept, the same command goes on after them"):
         failed = runner.run(jobs=jobs, budget_minutes=budget_minutes)
     typer.echo(f"table: {folder / 'table.md'}")
     if failed:
         raise RunError(f"{folder}: {len(failed)} runs failed: {', '.join(cell.name for cell in failed)}")
-
-
-@contextmanager
-def _interruptible(what_is_kept: str) -> Iterator[None]:
-    """Turns Ctrl-C into a message and exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        Console(stderr=True).print(f"interrupted: {what_is_kept}", soft_wrap=True)
-        raise typer.Exit(130) from None
 
 
 def _report(run: Path, negatives: int) -> None:
@@ -147,7 +136,7 @@ def main() -> None:
     try:
         app()
     except ModelsError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        stderr_console().print(f"error: {error}", style="red")
         raise SystemExit(1) from None
 
 

@@ -148,13 +148,17 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, or a key is unknown, missing or out of range.
     """
+    return parse_config(resolve_paths(read_toml(path)), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The document in the TOML file `path`; `ConfigError` if it cannot be read or is not TOML."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML ({error})") from error
-    return parse_config(resolve_paths(raw), str(path))
 
 
 def resolve_paths(raw: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.config import RunConfig, parse_config, resolve_paths
+from models.config import RunConfig, parse_config, read_toml, resolve_paths
 from models.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -93,13 +92,7 @@ def read_study(path: Path) -> Study:
         ConfigError: the file cannot be read, names something it does not define, or a cell is not a valid run.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML ({error})") from error
-    try:
-        config = StudyConfig.model_validate(raw)
+        config = StudyConfig.model_validate(read_toml(path))
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, e['loc'])) or 'study'}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{path}: the study does not fit\n" + "\n".join(faults)) from None

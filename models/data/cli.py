@@ -16,7 +16,7 @@ from models.data.folder import check_writable, read_tables, write_dataset
 from models.data.importers.cli import app as import_app
 from models.data.sample_shop import generate
 from models.data.statistics import describe
-from models.data.terminal import exit_codes
+from models.terminal import exit_codes
 
 app = typer.Typer(
     help="Import, describe, filter and generate datasets.",
@@ -43,7 +43,7 @@ def stats(
     - `python -m models data stats $AFTERGLOW_DATA/amazon_beauty`
     - `python -m models data stats shop --json | jq .tail`
     """
-    with exit_codes():
+    with exit_codes("nothing was written"):
         found = describe(read_dataset(dataset))
         if as_json:
             typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
@@ -73,7 +73,7 @@ def filter_(
     - `python -m models data filter beauty_all beauty_llm_esr --single-pass`
     - `python -m models data filter ml-1m ml-1m-3416 --user-core 1 --item-core 5`
     """
-    with exit_codes():
+    with exit_codes("nothing was written"):
         check_writable(out, force=force)
         tables = read_tables(source)
         kept = filter_tables(tables, user_core, item_core, iterate=not single_pass)
@@ -98,7 +98,7 @@ def sample_shop(
     - `python -m models data sample-shop shop`
     - `python -m models data sample-shop big-shop --users 20000 --items 5000 --seed 1`
     """
-    with exit_codes():
+    with exit_codes("nothing was written"):
         check_writable(out, force=force)
         generate(out, seed=seed, n_users=users, n_items=items)
         typer.echo(f"sample shop of {users:,} users and {items:,} items in {out}")

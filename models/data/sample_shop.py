@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.data.folder import check_writable, write_dataset
 from models.data.shop_catalogue import BRANDS, STYLES, TOPICS, Style, Thing, Topic
 from models.data.shop_shoppers import SCENARIOS, Event, Shelf, Shopper
-from models.data.terminal import track
+from models.data.track import track
 from models.errors import DatasetError
 
 MINIMUM_ITEMS: Final = 10  # fewer leave a shopper nothing to choose from

@@ -22,8 +22,9 @@ from models.knowledge.endpoint import estimated_tokens
 from models.knowledge.ingest import Collected
 from models.knowledge.ingest import ingest as write_folder
 from models.knowledge.prompts import Options
-from models.knowledge.report import exit_codes, stderr_console
+from models.knowledge.report import KEPT
 from models.knowledge.requests import describe_requests, make_requests, origin_path, read_origin, write_with_origin
+from models.terminal import exit_codes, stderr_console
 
 SHOWN: Final = 5  # bad answers told one by one
 
@@ -65,7 +66,7 @@ def requests(
     - `python -m models knowledge requests data/shop --paper llm4msr --describe "home=lamps and rugs" --out msr.jsonl`
     """
     console = stderr_console()
-    with exit_codes(console):
+    with exit_codes(KEPT, console):
         if split not in SPLITS:
             raise KnowledgeError(f"split {split!r} is unknown, expected one of {', '.join(SPLITS)}")
         if describe and paper is not PaperName.llm4msr:
@@ -109,7 +110,7 @@ def ask(
     - `python -m models knowledge ask sbr.jsonl --base-url https://api.openai.com/v1 --key-env OPENAI_API_KEY`
     """
     console = stderr_console()
-    with exit_codes(console):
+    with exit_codes(KEPT, console):
         asked = read_requests(requests)
         if not (model or all(request.model for request in asked)):
             raise KnowledgeError(f"{requests}: a request names no model, expected --model")
@@ -144,7 +145,7 @@ def ingest(
     Example: `python -m models knowledge ingest eimf.answers.jsonl --requests eimf.jsonl --out knowledge/beauty-eimf`
     """
     console = stderr_console()
-    with exit_codes(console):
+    with exit_codes(KEPT, console):
         asked = read_requests(requests)
         collected = write_folder(asked, BatchFiles(*answers).answers(asked), read_origin(requests), out)
         _tell(console, collected, len(asked), out)

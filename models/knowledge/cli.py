@@ -21,8 +21,9 @@ from models.knowledge.embeddings import AnsweredEncoder, EndpointEncoder
 from models.knowledge.encoders import HashEncoder, TextEncoder
 from models.knowledge.folder import read_provenance
 from models.knowledge.minilm import MiniLM
-from models.knowledge.report import exit_codes, stderr_console
+from models.knowledge.report import KEPT
 from models.knowledge.store import N_COMPONENTS, N_SIMILAR, build_knowledge
+from models.terminal import exit_codes, stderr_console
 
 app = typer.Typer(
     help="What a language model says of items and users, as vectors.",
@@ -78,7 +79,7 @@ def build(
     - `python -m models knowledge build data/shop --out knowledge/shop --encoder openai:nomic-embed-text --base-url http://127.0.0.1:11434/v1`
     """
     console = stderr_console()
-    with exit_codes(console):
+    with exit_codes(KEPT, console):
         if split not in SPLITS:
             raise KnowledgeError(f"split {split!r} is unknown, expected one of {', '.join(SPLITS)}")
         read = read_dataset(dataset)
@@ -117,7 +118,7 @@ def show(
 
     Example: `python -m models knowledge show $AFTERGLOW_KNOWLEDGE/amazon_beauty/minilm`
     """
-    with exit_codes(stderr_console()):
+    with exit_codes(KEPT):
         typer.echo(json.dumps(_provenance(folder), indent=2, ensure_ascii=False))
 
 

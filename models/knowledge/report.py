@@ -1,4 +1,4 @@
-"""What a command says on stderr: how far it is (a bar on a terminal, else a line now and then), and how it ended."""
+"""What a command says on stderr: how far it is (a bar on a terminal, else a line now and then)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import typer
 from rich.console import Console
 
-from models.errors import ModelsError
 from models.knowledge.encoders import Report
 from models.progress import bar
 
 SECONDS_BETWEEN_LINES: Final = 15.0
-
-
-def stderr_console() -> Console:
-    """A console that prints lines as they are: no wrapping, no markup in paths, no colours in numbers."""
-    return Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+KEPT: Final = "finished files are kept, the same command goes on after them"  # what Ctrl-C leaves
 
 
 @contextmanager
@@ -42,16 +36,3 @@ def reporting(console: Console, label: str, unit: str, detail: Callable[[], str]
                 console.print(f"{line}; {more}" if more else line)
 
         yield report
-
-
-@contextmanager
-def exit_codes(console: Console) -> Iterator[None]:
-    """Errors become one line and code 1, Ctrl-C one line and code 130."""
-    try:
-        yield
-    except ModelsError as error:
-        console.print(f"error: {error}", style="red")
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        console.print("interrupted: finished files are kept, the same command goes on after them")
-        raise typer.Exit(130) from error

@@ -22,8 +22,9 @@ from models.knowledge import folder as files
 from models.knowledge.encoders import TextEncoder, encode_unique
 from models.knowledge.pca import fit_pca
 from models.knowledge.prompts import ITEM_PROMPT, USER_PROMPT, item_prompts, texts_digest, used_columns, user_prompts
-from models.knowledge.report import reporting, stderr_console
+from models.knowledge.report import reporting
 from models.knowledge.similar import similar_users
+from models.terminal import stderr_console
 
 FORMAT: Final = 1
 N_SIMILAR: Final = 100  # LLM-ESR keeps 100 and trains with the first 10

@@ -14,7 +14,6 @@ from export.to_onnx import write_encoder
 from models.config import ModelConfig
 from models.contracts import EncoderInputs
 from models.llm_esr import LLMESR
-from service.artefact.manifest import EncoderSpec
 from service.artefact.onnx_file import external_tensors
 from service.inference.runtime import make_session
 
@@ -43,19 +42,6 @@ class TwoInterests(nn.Module):
         return torch.stack([self.project(mean), self.project((vectors * newest).sum(1))], dim=1)
 
 
-def spec_of(graph: EncoderGraph) -> EncoderSpec:
-    inputs = graph.inputs
-    return EncoderSpec(
-        kind=inputs.kind,
-        padding=inputs.padding,
-        mode=inputs.mode,
-        max_seq_len=inputs.max_seq_len,
-        fixed_length=inputs.fixed_length,
-        dim=inputs.dim,
-        n_queries=inputs.n_queries,
-    )
-
-
 def export(model: nn.Module, folder: Path) -> tuple[EncoderGraph, Path]:
     graph = EncoderGraph(model.eval())  # type: ignore[arg-type]
     np.save(folder / "items.npy", graph.items.numpy())
@@ -74,7 +60,7 @@ def test_a_model_of_another_kind_exports_and_agrees_with_torch(tmp_path: Path, p
         ("item_seq", ["batch", "length"]),
         ("seq_len", ["batch"]),
     ]
-    parity = check_parity(graph, session, spec_of(graph))
+    parity = check_parity(graph, session, graph.spec)
     assert parity.n_histories == 5 * (1 + 3 + 17)
     assert parity.queries < 1e-5
     assert parity.padding < 1e-5
@@ -94,7 +80,7 @@ def test_a_reference_model_exports_with_its_one_length(tmp_path: Path) -> None:
     graph, path = export(LLMESR(config, N_ITEMS, None), tmp_path)
     session = make_session(path, "cpu", intra_op_threads=1)
     assert session.get_inputs()[0].shape == ["batch", 4]
-    assert check_parity(graph, session, spec_of(graph)).padding == 0.0
+    assert check_parity(graph, session, graph.spec).padding == 0.0
     assert [tensor.location for tensor in external_tensors(path)] == ["items.npy"]
 
 

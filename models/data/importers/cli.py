@@ -14,7 +14,7 @@ from models.data.importers.amazon import read_amazon
 from models.data.importers.movielens import read_movielens
 from models.data.importers.plain_csv import InteractionColumns, ItemColumns, read_csv
 from models.data.importers.rows import Imported, TimeUnit
-from models.data.terminal import exit_codes
+from models.terminal import exit_codes
 
 SOME_ROWS_REJECTED = 3
 N_SHOWN = 5
@@ -43,7 +43,7 @@ def movielens(
 
     Example: `python -m models data import movielens ml-1m/ --out data/ml-1m`
     """
-    with exit_codes():
+    with exit_codes("nothing was written"):
         check_writable(out, force=force)
         _write(out, read_movielens(folder))
 
@@ -64,7 +64,7 @@ def amazon(
     - `python -m models data import amazon reviews_Beauty.json.gz --metadata meta_Beauty.json.gz --out data/beauty`
     - `python -m models data import amazon All_Beauty.jsonl --metadata meta_All_Beauty.jsonl --out data/beauty23`
     """
-    with exit_codes():
+    with exit_codes("nothing was written"):
         check_writable(out, force=force)
         _write(out, read_amazon(reviews, metadata))
 
@@ -99,7 +99,7 @@ def csv_(
     - `python -m models data import csv log.tsv --delimiter '\\t' --timestamp when --time-unit iso
       --items products.tsv --items-id sku --title name --out own`
     """
-    with exit_codes():
+    with exit_codes("nothing was written"):
         separator = "\t" if delimiter == "\\t" else delimiter
         if len(separator) != 1:
             raise typer.BadParameter(f"{delimiter!r} is not one character", param_hint="--delimiter")

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.data.dataset import HTTP_ID
-from models.data.terminal import track
+from models.data.track import track
 from models.errors import DatasetError
 
 HOPELESS: Final = 1000  # a file whose first rows are all rejected is the wrong file or the wrong importer

@@ -1,18 +1,14 @@
-"""What the data commands tell the terminal: how far a loop is, and how a command ends."""
+"""How far a loop over data is, told to the terminal."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Final, TypeVar
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-from models.errors import ModelsError
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES: Final = 10.0
@@ -44,17 +40,3 @@ def track(
             if not console.is_terminal and time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
                 last_line = time.monotonic()
                 print(f"{description}: {n_done / max(1, total):.0%}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """An error becomes one message on stderr and exit code 1, Ctrl-C one message and 130."""
-    console = Console(stderr=True)
-    try:
-        yield
-    except ModelsError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        console.print("interrupted: nothing was written")
-        raise typer.Exit(130) from error
