@@ -32,7 +32,7 @@ from service.errors import (
     StoreUnavailable,
 )
 from service.fallback import LastList, LastLists, Owner
-from service.inference.engine import Engine, Ranked, Task
+from service.inference.engine import Engine, Operation, Ranked
 from service.logs import Logger, describe
 from service.metrics import Metrics
 from service.registry import Registry, Scenario, ServedModel
@@ -123,7 +123,7 @@ class Recommender:
         elif not answer.degraded:
             history = answer.behaviour.items[-model.manifest.encoder.max_seq_len :]
             # Twice the count: what the cache keeps must still fill a list when some of it has been seen since.
-            ranked = await self._ask_model(answer, model.recommend, history, min(2 * count, MAX_COUNT), bulk)
+            ranked = await self._ask_model(answer, "recommend", history, min(2 * count, MAX_COUNT), bulk)
             if ranked is not None:
                 picked = Picked("model", ranked.items[:count], ranked.scores[:count].tolist())
                 if owner:
@@ -149,7 +149,7 @@ class Recommender:
         if not seeds:
             answer.reasons.append("unknown_items")
         else:
-            ranked = await self._ask_model(answer, model.similar, seeds, count, bulk=False)
+            ranked = await self._ask_model(answer, "similar", seeds, count, bulk=False)
         if ranked is not None:
             answer.picked = Picked("model", ranked.items, ranked.scores.tolist())
         else:
@@ -184,10 +184,12 @@ class Recommender:
             answer.stage_ms["state"] = (answer.deadline.clock() - started) * 1000
         return Behaviour("none")
 
-    async def _ask_model(self, answer: Answer, task: Task, row: Sequence[int], k: int, bulk: bool) -> Ranked | None:
+    async def _ask_model(
+        self, answer: Answer, operation: Operation, row: Sequence[int], k: int, bulk: bool
+    ) -> Ranked | None:
         """Encode and score, in a batch with whoever else is waiting; None after a step down."""
         try:
-            ranked = await self._engine.run(task, row, k, answer.hidden, answer.deadline, bulk=bulk)
+            ranked = await self._engine.run(answer.model, operation, row, k, answer.hidden, answer.deadline, bulk=bulk)
             if not len(ranked.items) and len(answer.model.popular.best(1, answer.hidden)[0]):
                 raise ModelFailed("The model gave scores that are not numbers.")
         except (DeadlineExceeded, Overloaded) as fault:

@@ -18,14 +18,13 @@ from service.artefact.directory import Artefact, list_names, resolve
 from service.artefact.manifest import Manifest
 from service.errors import ArtefactError, ArtefactRefused, NotFound, SettingsError
 from service.fallback import PopularItems
+from service.inference.engine import Operation, ResultRows
 from service.inference.loader import LoadedRetriever, load
 from service.inference.similarity import ItemSimilarity
 from service.settings import Settings
 
 SCENARIOS_FILE = "scenarios.toml"
 DEFAULT_COUNT = 10
-
-ResultRows = list[tuple[NDArray[np.int64], NDArray[np.float32]]]
 
 
 class ServedModel:
@@ -42,15 +41,17 @@ class ServedModel:
         self._retriever, self._topk = loaded.retriever, loaded.topk
         self._similarity = ItemSimilarity(loaded.artefact.items, loaded.artefact.available)
 
-    def recommend(
-        self, histories: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
-    ) -> ResultRows:
-        """Best items after each history, by the model's score."""
-        return self._topk.search(self._retriever.encode(histories), k, excluded)
+    @property
+    def label(self) -> str:
+        return f"{self.name}@{self.version}"
 
-    def similar(self, seeds: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]) -> ResultRows:
-        """Items most like the seeds, by cosine."""
-        return self._similarity.search(seeds, k, excluded)
+    def search(
+        self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
+    ) -> ResultRows:
+        """Per row the best items: after that history by the model's score, or most like those seeds by cosine."""
+        if operation == "similar":
+            return self._similarity.search(rows, k, excluded)
+        return self._topk.search(self._retriever.encode(rows), k, excluded)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from service.behaviour import Source
 from service.deadline import Clock
 from service.errors import AfterglowError, NotReady
 from service.fallback import LastLists
-from service.inference.engine import Engine
+from service.inference.engine import Engine, LocalEngine
 from service.intake import EventIntake
 from service.logs import Logger, Pseudonyms, describe, make_logger
 from service.metrics import Metrics
@@ -31,12 +31,18 @@ class Readiness:
     draining: bool = False
 
 
+def local_engine(settings: Settings, metrics: Metrics, clock: Clock) -> Engine:
+    """Models in a thread of this process."""
+    return LocalEngine(metrics, max_batch=settings.max_batch, max_waiting=settings.max_waiting, clock=clock)
+
+
 class Service:
     """One process: settings, store, engine, and the models once they are loaded.
 
     Args:
         load: makes the registry; runs in a thread of its own, so that /livez answers meanwhile.
         state_name: what replies call the store.
+        make_engine: where models run; by default in a thread of this process.
         on_loaded, on_failed: called in the event loop when loading has ended.
     """
 
@@ -47,6 +53,7 @@ class Service:
         load: Callable[[], Registry],
         *,
         state_name: Source = "redis",
+        make_engine: Callable[[Settings, Metrics, Clock], Engine] = local_engine,
         log: Logger | None = None,
         clock: Clock = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -60,7 +67,7 @@ class Service:
         self.metrics = Metrics()
         self.readiness = Readiness()
         self.last_lists = LastLists(settings.cached_lists)
-        self.engine = Engine(self.metrics, max_batch=settings.max_batch, max_waiting=settings.max_waiting, clock=clock)
+        self.engine = make_engine(settings, self.metrics, clock)
         self.writer = EventWriter(store, settings.max_queued_events, timeout_s=settings.write_timeout_ms / 1000)
         self.intake = EventIntake(settings, self.writer, self.last_lists, self.metrics, wall_clock)
         self._load, self._state_name = load, state_name

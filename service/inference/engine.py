@@ -1,5 +1,7 @@
 """The engine: one thread that runs models, and a queue in front of it that knows about deadlines.
 
+`Engine` is what the online path asks, and what it is asked could cross a socket. `LocalEngine` runs the models here.
+
 The batcher conserves work: whenever the thread is free it takes what is waiting, at once and without a timer. Under
 load batches form by themselves; an idle engine adds no delay. A run is never cancelled: whoever waits may stop waiting.
 """
@@ -12,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +23,9 @@ from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelFailed, Overloaded
 from service.metrics import Metrics
 
-# What a model does with a batch: rows of item indices, most results per row, excluded indices per row.
-Task = Callable[
-    [Sequence[Sequence[int]], int, Sequence[NDArray[np.int64]]], list[tuple[NDArray[np.int64], NDArray[np.float32]]]
-]
+Operation = Literal["recommend", "similar"]
+ResultRows = list[tuple[NDArray[np.int64], NDArray[np.float32]]]
+
 # Weight of the newest run in the estimate of how long a run takes: about the last ten count.
 _NEWEST = 0.2
 
@@ -38,9 +40,58 @@ class Ranked:
     infer_ms: float
 
 
+class Model(Protocol):
+    """A model as an engine sees it."""
+
+    @property
+    def label(self) -> str:
+        """name@version: means the same in every process."""
+
+    def search(
+        self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
+    ) -> ResultRows:
+        """Per row of item indices at most k items and scores, best first, without the row's excluded indices."""
+
+
+class Engine(Protocol):
+    """Answers for models, wherever they run. Used from one event loop."""
+
+    def start(self) -> None:
+        """Call from the event loop that will ask, before the first `run`."""
+
+    def stop(self) -> None:
+        """No further runs; one in progress may end first."""
+
+    async def run(
+        self,
+        model: Model,
+        operation: Operation,
+        row: Sequence[int],
+        k: int,
+        excluded: NDArray[np.int64],
+        deadline: Deadline,
+        *,
+        bulk: bool = False,
+    ) -> Ranked:
+        """What the model says of `row`: history or seeds, item indices, at least one of them the model's.
+
+        A caller that is cancelled leaves the queue.
+
+        Raises:
+            Overloaded: the queue is full, or its predicted wait does not fit the deadline. Raised at once.
+            DeadlineExceeded: the deadline passed while waiting.
+            ModelFailed: the model raised; its exception is the cause.
+        """
+
+    @property
+    def n_waiting(self) -> int:
+        """Rows in the queue."""
+
+
 @dataclass(slots=True)
 class _Job:
-    task: Task
+    model: Model
+    operation: Operation
     row: Sequence[int]
     k: int
     excluded: NDArray[np.int64]
@@ -49,8 +100,8 @@ class _Job:
     answer: asyncio.Future[Ranked] = field(repr=False)
 
 
-class Engine:
-    """Runs tasks in batches, in order of arrival; bulk work only fills what is left of a batch.
+class LocalEngine:
+    """`Engine` in this process. Runs in batches, in order of arrival; bulk work only fills what is left of a batch.
 
     Args:
         max_batch: most rows of one run.
@@ -88,7 +139,8 @@ class Engine:
 
     async def run(
         self,
-        task: Task,
+        model: Model,
+        operation: Operation,
         row: Sequence[int],
         k: int,
         excluded: NDArray[np.int64],
@@ -96,18 +148,12 @@ class Engine:
         *,
         bulk: bool = False,
     ) -> Ranked:
-        """What `task` says of `row`, computed together with whoever asks for the same task.
-
-        Raises:
-            Overloaded: the queue is full, or its predicted wait does not fit the deadline. Raised at once.
-            DeadlineExceeded: the deadline passed while waiting.
-            ModelFailed: the task raised; its exception is the cause.
-        """
+        """See `Engine.run`. Computed together with whoever asks the same of the same model."""
         answer: asyncio.Future[Ranked] = asyncio.get_running_loop().create_future()
         with self._changed:
             self._admit(deadline, bulk)
             queue = self._bulk if bulk else self._waiting
-            queue.append(_Job(task, row, k, excluded, deadline, self._clock(), answer))
+            queue.append(_Job(model, operation, row, k, excluded, deadline, self._clock(), answer))
             self._changed.notify()
         try:
             await asyncio.wait((answer,), timeout=deadline.left_s)
@@ -160,7 +206,7 @@ class Engine:
                 return
 
     def _take(self) -> tuple[list[_Job], list[_Job]]:
-        """Jobs whose deadline has passed, and up to `max_batch` of the first job's task. The rest keeps its order."""
+        """Jobs whose deadline has passed, and up to `max_batch` that ask what the first asks. The rest keeps its order."""
         late: list[_Job] = []
         batch: list[_Job] = []
         for queue in (self._waiting, self._bulk):
@@ -169,7 +215,7 @@ class Engine:
                 job = queue.popleft()
                 if job.answer.cancelled() or job.deadline.spent:
                     late.append(job)
-                elif not batch or job.task == batch[0].task:
+                elif not batch or (job.model is batch[0].model and job.operation == batch[0].operation):
                     batch.append(job)
                 else:
                     others.append(job)
@@ -179,8 +225,11 @@ class Engine:
     def _score(self, batch: list[_Job]) -> list[Ranked | Exception]:
         started = self._clock()
         try:
-            found = batch[0].task(
-                [job.row for job in batch], max(job.k for job in batch), [job.excluded for job in batch]
+            found = batch[0].model.search(
+                batch[0].operation,
+                [job.row for job in batch],
+                max(job.k for job in batch),
+                [job.excluded for job in batch],
             )
         except Exception as error:  # whatever a model raises belongs to its requests, not to the thread
             return [_failure(error) for _ in batch]

@@ -12,14 +12,19 @@ from numpy.typing import NDArray
 
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelFailed, Overloaded
-from service.inference.engine import Engine
+from service.inference.engine import LocalEngine, Operation
 from service.metrics import Metrics
 
 NONE: NDArray[np.int64] = np.empty(0, np.int64)
 
 
 class Model:
-    """Says each row's items back, in order. `gate` holds the run until it is opened; `batches` notes the rows."""
+    """Says each row's items back, in order; asked for similar items it fails.
+
+    `gate` holds the run until it is opened; `batches` notes the rows.
+    """
+
+    label = "model@1"
 
     def __init__(self, after: Callable[[], None] = lambda: None) -> None:
         self.batches: list[list[Sequence[int]]] = []
@@ -28,17 +33,16 @@ class Model:
         self.running = threading.Event()
         self.after = after
 
-    def echo(
-        self, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
+    def search(
+        self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        if operation == "similar":
+            raise ZeroDivisionError
         self.batches.append(list(rows))
         self.running.set()
         assert self.gate.wait(10)
         self.after()
         return [(np.array(row[:k], np.int64), np.zeros(len(row[:k]), np.float32)) for row in rows]
-
-    def fail(self, rows: Any, k: int, excluded: Any) -> Any:
-        raise ZeroDivisionError
 
     async def until_running(self) -> None:
         """Returns when a run is held at the gate."""
@@ -51,11 +55,11 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def make(clock: ManualClock) -> AsyncIterator[Callable[..., Engine]]:
-    made: list[Engine] = []
+async def make(clock: ManualClock) -> AsyncIterator[Callable[..., LocalEngine]]:
+    made: list[LocalEngine] = []
 
-    def start(**limits: int) -> Engine:
-        engine = Engine(Metrics(), **{"max_batch": 4, "max_waiting": 100, **limits}, clock=clock)
+    def start(**limits: int) -> LocalEngine:
+        engine = LocalEngine(Metrics(), **{"max_batch": 4, "max_waiting": 100, **limits}, clock=clock)
         engine.start()
         made.append(engine)
         return engine
@@ -69,11 +73,11 @@ def ample(clock: ManualClock) -> Deadline:
     return Deadline.start(60_000, clock(), clock)
 
 
-async def ask(engine: Engine, model: Model, row: list[int], deadline: Deadline, **options: Any) -> list[int]:
-    return (await engine.run(model.echo, row, options.pop("k", 10), NONE, deadline, **options)).items.tolist()
+async def ask(engine: LocalEngine, model: Model, row: list[int], deadline: Deadline, **options: Any) -> list[int]:
+    return (await engine.run(model, "recommend", row, options.pop("k", 10), NONE, deadline, **options)).items.tolist()
 
 
-async def held(engine: Engine, model: Model, deadline: Deadline) -> asyncio.Task[list[int]]:
+async def held(engine: LocalEngine, model: Model, deadline: Deadline) -> asyncio.Task[list[int]]:
     """Occupies the engine with a run that waits at the gate."""
     model.gate.clear()
     model.running.clear()
@@ -82,7 +86,7 @@ async def held(engine: Engine, model: Model, deadline: Deadline) -> asyncio.Task
     return task
 
 
-async def queued(count: int, engine: Engine, coroutines: Sequence[Any]) -> list[asyncio.Task[Any]]:
+async def queued(count: int, engine: LocalEngine, coroutines: Sequence[Any]) -> list[asyncio.Task[Any]]:
     """Starts the coroutines and returns once `count` of them stand in the queue."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     while engine.n_waiting < count:  # noqa: ASYNC110  the queue tells nobody when it grows
@@ -90,7 +94,7 @@ async def queued(count: int, engine: Engine, coroutines: Sequence[Any]) -> list[
     return tasks
 
 
-async def test_each_caller_gets_the_answer_to_its_own_row(make: Callable[..., Engine], clock: ManualClock) -> None:
+async def test_each_caller_gets_the_answer_to_its_own_row(make: Callable[..., LocalEngine], clock: ManualClock) -> None:
     engine, model = make(), Model()
 
     answers = await asyncio.gather(*(ask(engine, model, [n, n + 1], ample(clock)) for n in range(20)))
@@ -98,7 +102,7 @@ async def test_each_caller_gets_the_answer_to_its_own_row(make: Callable[..., En
     assert answers == [[n, n + 1] for n in range(20)]
 
 
-async def test_an_idle_engine_runs_a_lone_request_at_once(make: Callable[..., Engine], clock: ManualClock) -> None:
+async def test_an_idle_engine_runs_a_lone_request_at_once(make: Callable[..., LocalEngine], clock: ManualClock) -> None:
     engine, model = make(), Model()
 
     await ask(engine, model, [1], ample(clock))
@@ -106,7 +110,9 @@ async def test_an_idle_engine_runs_a_lone_request_at_once(make: Callable[..., En
     assert model.batches == [[[1]]]
 
 
-async def test_what_waits_is_taken_together_up_to_the_batch(make: Callable[..., Engine], clock: ManualClock) -> None:
+async def test_what_waits_is_taken_together_up_to_the_batch(
+    make: Callable[..., LocalEngine], clock: ManualClock
+) -> None:
     engine, model = make(max_batch=4), Model()
     first = await held(engine, model, ample(clock))
     others = await queued(6, engine, [ask(engine, model, [n], ample(clock)) for n in range(6)])
@@ -117,7 +123,7 @@ async def test_what_waits_is_taken_together_up_to_the_batch(make: Callable[..., 
     assert model.batches == [[[99]], [[0], [1], [2], [3]], [[4], [5]]]
 
 
-async def test_each_caller_gets_as_many_as_it_asked_for(make: Callable[..., Engine], clock: ManualClock) -> None:
+async def test_each_caller_gets_as_many_as_it_asked_for(make: Callable[..., LocalEngine], clock: ManualClock) -> None:
     engine, model = make(), Model()
     first = await held(engine, model, ample(clock))
     tasks = await queued(2, engine, [ask(engine, model, [1, 2, 3, 4], ample(clock), k=k) for k in (1, 3)])
@@ -128,7 +134,9 @@ async def test_each_caller_gets_as_many_as_it_asked_for(make: Callable[..., Engi
     assert await asyncio.gather(*tasks) == [[1], [1, 2, 3]]
 
 
-async def test_requests_of_different_models_never_share_a_run(make: Callable[..., Engine], clock: ManualClock) -> None:
+async def test_requests_of_different_models_never_share_a_run(
+    make: Callable[..., LocalEngine], clock: ManualClock
+) -> None:
     engine, model, other = make(), Model(), Model()
     first = await held(engine, model, ample(clock))
     coroutines = [ask(engine, one, [n], ample(clock)) for n, one in enumerate([model, other, model, other])]
@@ -141,7 +149,7 @@ async def test_requests_of_different_models_never_share_a_run(make: Callable[...
     assert other.batches == [[[1], [3]]]
 
 
-async def test_bulk_work_fills_only_what_others_leave(make: Callable[..., Engine], clock: ManualClock) -> None:
+async def test_bulk_work_fills_only_what_others_leave(make: Callable[..., LocalEngine], clock: ManualClock) -> None:
     engine, model = make(max_batch=2), Model()
     first = await held(engine, model, ample(clock))
     bulk = await queued(2, engine, [ask(engine, model, [n], ample(clock), bulk=True) for n in (1, 2)])
@@ -154,7 +162,7 @@ async def test_bulk_work_fills_only_what_others_leave(make: Callable[..., Engine
 
 
 async def test_a_request_whose_deadline_passed_in_the_queue_is_not_scored(
-    make: Callable[..., Engine], clock: ManualClock
+    make: Callable[..., LocalEngine], clock: ManualClock
 ) -> None:
     engine, model = make(), Model()
     first = await held(engine, model, ample(clock))
@@ -170,7 +178,7 @@ async def test_a_request_whose_deadline_passed_in_the_queue_is_not_scored(
 
 
 async def test_waiting_ends_with_the_deadline_and_the_run_goes_on(
-    make: Callable[..., Engine], clock: ManualClock
+    make: Callable[..., LocalEngine], clock: ManualClock
 ) -> None:
     engine, model = make(), Model()
     model.gate.clear()
@@ -184,7 +192,7 @@ async def test_waiting_ends_with_the_deadline_and_the_run_goes_on(
     assert model.batches == [[[1]], [[2]]]
 
 
-async def test_a_spent_deadline_is_refused_without_a_run(make: Callable[..., Engine], clock: ManualClock) -> None:
+async def test_a_spent_deadline_is_refused_without_a_run(make: Callable[..., LocalEngine], clock: ManualClock) -> None:
     engine, model = make(), Model()
 
     with pytest.raises(DeadlineExceeded):
@@ -193,7 +201,7 @@ async def test_a_spent_deadline_is_refused_without_a_run(make: Callable[..., Eng
     assert model.batches == []
 
 
-async def test_a_full_queue_refuses_at_once(make: Callable[..., Engine], clock: ManualClock) -> None:
+async def test_a_full_queue_refuses_at_once(make: Callable[..., LocalEngine], clock: ManualClock) -> None:
     engine, model = make(max_waiting=2), Model()
     first = await held(engine, model, ample(clock))
     others = await queued(2, engine, [ask(engine, model, [n], ample(clock)) for n in range(2)])
@@ -206,7 +214,7 @@ async def test_a_full_queue_refuses_at_once(make: Callable[..., Engine], clock: 
     await asyncio.gather(first, *others)
 
 
-async def test_bulk_work_keeps_nobody_else_out(make: Callable[..., Engine], clock: ManualClock) -> None:
+async def test_bulk_work_keeps_nobody_else_out(make: Callable[..., LocalEngine], clock: ManualClock) -> None:
     engine, model = make(max_waiting=2, max_batch=10), Model()
     first = await held(engine, model, ample(clock))
     bulk = await queued(2, engine, [ask(engine, model, [n], ample(clock), bulk=True) for n in range(2)])
@@ -220,7 +228,7 @@ async def test_bulk_work_keeps_nobody_else_out(make: Callable[..., Engine], cloc
 
 
 async def test_a_wait_that_does_not_fit_the_budget_is_refused_at_once(
-    make: Callable[..., Engine], clock: ManualClock
+    make: Callable[..., LocalEngine], clock: ManualClock
 ) -> None:
     engine, model = make(max_batch=1), Model(after=lambda: clock.advance(0.1))
     await ask(engine, model, [1], ample(clock))  # now a run is known to take 100 ms
@@ -238,7 +246,7 @@ async def test_a_wait_that_does_not_fit_the_budget_is_refused_at_once(
 
 
 async def test_an_idle_engine_takes_a_request_whatever_it_predicts(
-    make: Callable[..., Engine], clock: ManualClock
+    make: Callable[..., LocalEngine], clock: ManualClock
 ) -> None:
     engine, model = make(), Model(after=lambda: clock.advance(30))
     await ask(engine, model, [1], ample(clock))
@@ -248,19 +256,19 @@ async def test_an_idle_engine_takes_a_request_whatever_it_predicts(
 
 
 async def test_a_model_that_fails_fails_its_requests_and_no_others(
-    make: Callable[..., Engine], clock: ManualClock
+    make: Callable[..., LocalEngine], clock: ManualClock
 ) -> None:
     engine, model = make(), Model()
 
     with pytest.raises(ModelFailed) as failure:
-        await engine.run(model.fail, [1], 10, NONE, ample(clock))
+        await engine.run(model, "similar", [1], 10, NONE, ample(clock))
 
     assert isinstance(failure.value.__cause__, ZeroDivisionError)
     assert await ask(engine, model, [2], ample(clock)) == [2]
 
 
 async def test_a_stopped_engine_finishes_its_run_first(clock: ManualClock) -> None:
-    engine, model = Engine(Metrics(), max_batch=4, max_waiting=10, clock=clock), Model()
+    engine, model = LocalEngine(Metrics(), max_batch=4, max_waiting=10, clock=clock), Model()
     engine.start()
     task = await held(engine, model, ample(clock))
 
