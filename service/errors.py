@@ -16,6 +16,7 @@
         ├── ModelFailed               500 model_failed (only where the request forbids a lower tier)
         ├── NotReady                  503 not_ready
         ├── Overloaded                503 overloaded (+ Retry-After)
+        │   └── EngineUnavailable     503 engine_unavailable: the engine process is away and will be back
         ├── Draining                  503 draining
         ├── StateUnavailable          503 state_unavailable
         └── DeadlineExceeded          504 deadline_exceeded
@@ -113,6 +114,10 @@ class NotReady(RequestError):
 
 class Overloaded(RequestError):
     status, code, title = 503, "overloaded", "Overloaded"
+
+
+class EngineUnavailable(Overloaded):
+    code, title = "engine_unavailable", "Engine unavailable"
 
 
 class Draining(RequestError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -16,9 +18,16 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 
 
 
 class Metrics:
-    """All metrics of one process, in a registry of their own."""
+    """All metrics of one process, in a registry of their own.
 
-    def __init__(self) -> None:
+    Args:
+        shared: where several processes keep their numbers in files, prometheus_client's multiprocess mode (which its
+            own environment variable must have switched on before it was imported). A page then adds up all of them,
+            whichever process it is asked of; what only makes sense per process (memory, garbage collector) is left out.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
+        self._shared = shared
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -30,13 +39,13 @@ class Metrics:
         def histogram(name: str, says: str, *labels: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
             return Histogram(f"afterglow_{name}", says, labels, buckets=buckets, registry=registry)
 
-        def gauge(name: str, says: str, *labels: str) -> Gauge:
-            return Gauge(f"afterglow_{name}", says, labels, registry=registry)
+        def gauge(name: str, says: str, *labels: str, together: Literal["livesum", "livemax"] = "livemax") -> Gauge:
+            return Gauge(f"afterglow_{name}", says, labels, registry=registry, multiprocess_mode=together)
 
         self.http = histogram(
             "http_request_duration_seconds", "From the first byte in to the last byte out", "route", "method", "code"
         )
-        self.inflight = gauge("inflight", "Requests being answered")
+        self.inflight = gauge("inflight", "Requests being answered", together="livesum")
         self.stage = histogram("stage_duration_seconds", "Time in one stage of an answer", "stage")
         self.served = counter("served", "Answers", "scenario", "tier", "model", "version")
         self.degraded = counter("degraded", "Answers below the tier that was due, by reason", "reason")
@@ -67,4 +76,8 @@ class Metrics:
 
     def render(self) -> bytes:
         """The Prometheus text format."""
-        return generate_latest(self.registry)
+        if self._shared is None:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, path=str(self._shared))
+        return generate_latest(together)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from service.artefact.directory import Artefact, list_names, resolve
+from service.artefact.directory import Artefact, list_names, open_artefact, resolve
 from service.artefact.manifest import Manifest
 from service.errors import ArtefactError, ArtefactRefused, NotFound, SettingsError
 from service.fallback import PopularItems
@@ -28,18 +28,22 @@ DEFAULT_COUNT = 10
 
 
 class ServedModel:
-    """One loaded artefact and all that the service derives from it."""
+    """One loaded artefact and all that the service derives from it.
 
-    def __init__(self, loaded: LoadedRetriever, *, load_s: float = 0.0) -> None:
-        self.artefact: Artefact = loaded.artefact
-        self.manifest: Manifest = loaded.artefact.manifest
+    Args:
+        loaded: with a retriever it can `search`; an artefact alone is a model that runs in another process.
+    """
+
+    def __init__(self, loaded: LoadedRetriever | Artefact, *, load_s: float = 0.0) -> None:
+        self._loaded = None if isinstance(loaded, Artefact) else loaded
+        self.artefact: Artefact = loaded if isinstance(loaded, Artefact) else loaded.artefact
+        self.manifest: Manifest = self.artefact.manifest
         self.name, self.version = self.manifest.name, self.manifest.version
         self.sha256 = hashlib.sha256((self.artefact.path / "manifest.json").read_bytes()).hexdigest()
-        self.device = loaded.retriever.provider
+        self.device = self._loaded.retriever.provider if self._loaded else "another process"
         self.load_s = load_s
-        self.popular = PopularItems(loaded.artefact)
-        self._retriever, self._topk = loaded.retriever, loaded.topk
-        self._similarity = ItemSimilarity(loaded.artefact.items, loaded.artefact.available)
+        self.popular = PopularItems(self.artefact)
+        self._similarity = ItemSimilarity(self.artefact.items, self.artefact.available) if self._loaded else None
 
     @property
     def label(self) -> str:
@@ -49,9 +53,11 @@ class ServedModel:
         self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
     ) -> ResultRows:
         """Per row the best items: after that history by the model's score, or most like those seeds by cosine."""
+        assert self._loaded is not None, "this model runs in another process"
+        assert self._similarity is not None
         if operation == "similar":
             return self._similarity.search(rows, k, excluded)
-        return self._topk.search(self._retriever.encode(rows), k, excluded)
+        return self._loaded.topk.search(self._loaded.retriever.encode(rows), k, excluded)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,9 @@ class Registry:
         return any(item_id in model.artefact.index_of for model in self.models)
 
 
-class _ScenarioEntry(BaseModel):
+class ScenarioEntry(BaseModel):
+    """One table of `scenarios.toml`."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     retriever: str
@@ -114,35 +122,55 @@ class _ScenarioEntry(BaseModel):
     seen: Literal["exclude", "allow"] | None = None
 
 
-class _ScenariosFile(BaseModel):
+class ScenariosFile(BaseModel):
+    """`scenarios.toml`."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     default: str | None = None
     scenario: Annotated[
-        dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], _ScenarioEntry], Field(min_length=1)
+        dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], ScenarioEntry], Field(min_length=1)
     ]
 
 
+def read_scenarios(settings: Settings) -> ScenariosFile:
+    """The scenarios with every pointer at one version, so that who reads it later loads the same.
+
+    Raises:
+        SettingsError: the scenarios file is missing or wrong, or there is nothing to serve.
+    """
+    file = _read_file(settings)
+    where = settings.scenarios or settings.artefacts / SCENARIOS_FILE
+    scenarios = {}
+    for name, entry in file.scenario.items():
+        try:
+            path = resolve(settings.artefacts, entry.retriever)
+        except ArtefactError as error:
+            raise SettingsError(f"{where}: scenario.{name}.retriever: {error}") from None
+        scenarios[name] = entry.model_copy(update={"retriever": f"{path.parent.name}@{path.name}"})
+    return file.model_copy(update={"scenario": scenarios})
+
+
 def load_registry(
-    settings: Settings, progress: Callable[[str, int, int], None] = lambda name, done, of: None
+    settings: Settings,
+    progress: Callable[[str, int, int], None] = lambda name, done, of: None,
+    *,
+    scenarios: ScenariosFile | None = None,
+    open_only: bool = False,
 ) -> Registry:
     """Every scenario's artefact, opened, checked and warmed up; one that several scenarios share is loaded once.
 
     Args:
         progress: told (artefact, artefacts done, artefacts in all) before each load and at the end.
+        scenarios: from `read_scenarios`; by default read now.
+        open_only: the models run in another process; here are their catalogues alone.
 
     Raises:
         SettingsError: the scenarios file is missing or wrong, or there is nothing to serve.
         ArtefactRefused: with the reasons of every artefact that failed.
     """
-    file = _read_scenarios(settings)
-    where = settings.scenarios or settings.artefacts / SCENARIOS_FILE
-    paths: dict[str, Path] = {}
-    for name, entry in file.scenario.items():
-        try:
-            paths[name] = resolve(settings.artefacts, entry.retriever).resolve()
-        except ArtefactError as error:
-            raise SettingsError(f"{where}: scenario.{name}.retriever: {error}") from None
+    file = scenarios or read_scenarios(settings)
+    paths = {name: resolve(settings.artefacts, entry.retriever).resolve() for name, entry in file.scenario.items()}
 
     models: dict[Path, ServedModel] = {}
     refusals: list[ArtefactRefused] = []
@@ -151,7 +179,11 @@ def load_registry(
         progress(f"{path.parent.name}@{path.name}", done, len(wanted))
         started = time.monotonic()
         try:
-            loaded = load(path, intra_op_threads=settings.intra_op_threads, device=settings.device)
+            loaded = (
+                open_artefact(path)
+                if open_only
+                else load(path, intra_op_threads=settings.intra_op_threads, device=settings.device)
+            )
         except ArtefactRefused as refusal:
             refusals.append(refusal)
         else:
@@ -164,7 +196,7 @@ def load_registry(
     )
 
 
-def _scenario(name: str, entry: _ScenarioEntry, model: ServedModel, settings: Settings) -> Scenario:
+def _scenario(name: str, entry: ScenarioEntry, model: ServedModel, settings: Settings) -> Scenario:
     evaluation = model.manifest.evaluation
     # The policy under which the model was measured; without a measurement, what shops expect.
     measured: Literal["exclude", "allow"] = "exclude" if evaluation is None or evaluation.seen_filtered else "allow"
@@ -177,7 +209,7 @@ def _scenario(name: str, entry: _ScenarioEntry, model: ServedModel, settings: Se
     )
 
 
-def _read_scenarios(settings: Settings) -> _ScenariosFile:
+def _read_file(settings: Settings) -> ScenariosFile:
     path = settings.scenarios or settings.artefacts / SCENARIOS_FILE
     if settings.scenarios is None and not path.is_file():
         names = list_names(settings.artefacts)
@@ -186,13 +218,13 @@ def _read_scenarios(settings: Settings) -> _ScenariosFile:
                 f"{settings.artefacts}: found no artefact, expected folders <name>/<version>/ "
                 "as `python -m export` writes them"
             )
-        return _ScenariosFile(scenario={name: _ScenarioEntry(retriever=f"{name}@latest") for name in names})
+        return ScenariosFile(scenario={name: ScenarioEntry(retriever=f"{name}@latest") for name in names})
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as TOML: {error}") from None
     try:
-        file = _ScenariosFile.model_validate(content)
+        file = ScenariosFile.model_validate(content)
     except ValidationError as error:
         raise SettingsError("\n".join(f"{path}: {_fault(fault)}" for fault in error.errors())) from None
     if file.default is not None and file.default not in file.scenario:
@@ -205,7 +237,7 @@ def _fault(fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{key}: is missing"
     if fault["type"] == "extra_forbidden":
-        return f"{key}: is not a key of this file; expected {', '.join(_ScenarioEntry.model_fields)}"
+        return f"{key}: is not a key of this file; expected {', '.join(ScenarioEntry.model_fields)}"
     return f"{key}: found {fault['input']!r}, {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 

@@ -25,9 +25,13 @@ from service.state.writer import EventWriter
 
 @dataclass
 class Readiness:
-    """Whether traffic should come here: after the golden answers were reproduced, until a stop is asked for."""
+    """Whether traffic should come here: after the golden answers were reproduced, until a stop is asked for.
+
+    `engine` is false while models run in another process and that one is away.
+    """
 
     loaded: bool = False
+    engine: bool = True
     draining: bool = False
 
 
@@ -55,6 +59,7 @@ class Service:
         state_name: Source = "redis",
         make_engine: Callable[[Settings, Metrics, Clock], Engine] = local_engine,
         log: Logger | None = None,
+        metrics: Metrics | None = None,
         clock: Clock = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         on_loaded: Callable[[Registry], None] = lambda registry: None,
@@ -64,7 +69,7 @@ class Service:
         self.clock, self.wall_clock = clock, wall_clock
         self.log = log or make_logger(settings)
         self.pseudonyms = Pseudonyms(settings)
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.readiness = Readiness()
         self.last_lists = LastLists(settings.cached_lists)
         self.engine = make_engine(settings, self.metrics, clock)

@@ -39,6 +39,8 @@ def add_operations(app: FastAPI, service: Service) -> None:
             raise Draining("The service is about to stop.", retry_after_s=1)
         if not service.readiness.loaded:
             raise NotReady("The models are being loaded and checked.", retry_after_s=1)
+        if not service.readiness.engine:
+            raise NotReady("The engine process is away.", retry_after_s=1)
         if verbose is None:
             return reply({"status": "ready"})
         state = "ok" if await service.state_answers() else "unavailable, answers are degraded"
