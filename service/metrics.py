@@ -79,5 +79,5 @@ class Metrics:
         if self._shared is None:
             return generate_latest(self.registry)
         together = CollectorRegistry()
-        MultiProcessCollector(together, path=str(self._shared))
+        MultiProcessCollector(together, path=str(self._shared))  # type: ignore[no-untyped-call]
         return generate_latest(together)

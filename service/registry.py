@@ -35,15 +35,17 @@ class ServedModel:
     """
 
     def __init__(self, loaded: LoadedRetriever | Artefact, *, load_s: float = 0.0) -> None:
-        self._loaded = None if isinstance(loaded, Artefact) else loaded
+        here = None if isinstance(loaded, Artefact) else loaded
         self.artefact: Artefact = loaded if isinstance(loaded, Artefact) else loaded.artefact
         self.manifest: Manifest = self.artefact.manifest
         self.name, self.version = self.manifest.name, self.manifest.version
         self.sha256 = hashlib.sha256((self.artefact.path / "manifest.json").read_bytes()).hexdigest()
-        self.device = self._loaded.retriever.provider if self._loaded else "another process"
+        self.device = here.retriever.provider if here else "another process"
         self.load_s = load_s
         self.popular = PopularItems(self.artefact)
-        self._similarity = ItemSimilarity(self.artefact.items, self.artefact.available) if self._loaded else None
+        if here:
+            self._retriever, self._topk = here.retriever, here.topk
+            self._similarity = ItemSimilarity(self.artefact.items, self.artefact.available)
 
     @property
     def label(self) -> str:
@@ -53,11 +55,9 @@ class ServedModel:
         self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
     ) -> ResultRows:
         """Per row the best items: after that history by the model's score, or most like those seeds by cosine."""
-        assert self._loaded is not None, "this model runs in another process"
-        assert self._similarity is not None
         if operation == "similar":
             return self._similarity.search(rows, k, excluded)
-        return self._loaded.topk.search(self._loaded.retriever.encode(rows), k, excluded)
+        return self._topk.search(self._retriever.encode(rows), k, excluded)
 
 
 @dataclass(frozen=True)
