@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.inference import topk as module
+from service.inference.topk import blocked as module
 from service.inference.topk import ExactTopK
 
 NOTHING = np.empty(0, np.int64)

@@ -8,29 +8,18 @@ nor the order in which a BLAS adds, and equal items get equal scores.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ranked = tuple[NDArray[np.int64], NDArray[np.float32]]
+from service.inference.topk.contract import Ranked, check_search, check_tables
+from service.inference.topk.exact import exact_scores, largest_norm, rounding
 
 # Scores held at once (float32), and the bounds of a block: small enough that the first threshold comes early and the
 # block stays in cache, large enough that the call into BLAS dominates.
 _SCORES_AT_ONCE = 1 << 21
 _BLOCK_ROWS = (512, 16_384)
 _RESCORE_ROWS = 65_536
-
-
-class TopK(Protocol):
-    """Every backend gives the same answer; they differ in speed and memory."""
-
-    def search(self, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]) -> list[Ranked]:
-        """Per row of `queries` (batch, n_queries, dim): at most k item indices and scores, best first.
-
-        Ties go to the lowest index. Row 0, unavailable items and the row's `excluded` indices never appear; with
-        fewer than k items left the arrays are shorter. A row with NaN in its queries gets no items.
-        """
 
 
 class ExactTopK:
@@ -42,28 +31,16 @@ class ExactTopK:
     """
 
     def __init__(self, items: NDArray[np.float32], available: NDArray[np.bool_]) -> None:
-        if items.dtype != np.float32 or items.ndim != 2:
-            raise ValueError(f"items are {items.dtype} with {items.ndim} axes, expected float32 with 2")
-        if available.shape != (len(items),):
-            raise ValueError(f"available has shape {available.shape}, expected ({len(items)},)")
+        check_tables(items, available)
         self._items = items
         self._available = available
-        self._largest_norm = max(
-            (
-                float(_norms(items[start : start + _RESCORE_ROWS]).max())
-                for start in range(1, len(items), _RESCORE_ROWS)
-            ),
-            default=0.0,
-        )
+        self._longest = largest_norm(items)
 
     def search(self, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]) -> list[Ranked]:
-        if k < 1:
-            raise ValueError(f"k is {k}, expected at least 1")
+        check_search(queries, k, excluded)
         batch, n_queries, dim = queries.shape
-        if len(excluded) != batch:
-            raise ValueError(f"excluded has {len(excluded)} rows, queries have {batch}")
         rows = [_Best(queries[row].astype(np.float64), k) for row in range(batch)]
-        slack = self._rounding(queries)
+        slack = rounding(queries, self._longest)
         flat = np.ascontiguousarray(queries.reshape(batch * n_queries, dim))
         smallest, largest = _BLOCK_ROWS
         step = min(max(_SCORES_AT_ONCE // max(1, batch * n_queries), smallest), largest)
@@ -84,16 +61,6 @@ class ExactTopK:
                 rows[row].add(self._items, start + columns)
         return [best.ranked() for best in rows]
 
-    def _rounding(self, queries: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(batch,) more than the float32 scores of two items can be off by together.
-
-        A dot product of length d is off by at most d x eps / 2 x |query| x |item| (Higham, Accuracy and Stability of
-        Numerical Algorithms, section 3.1). Four times that leaves room for rounding a threshold to float32 as well.
-        """
-        eps = float(np.finfo(np.float32).eps)
-        largest = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=2)).max(axis=1)
-        return np.asarray(2.0 * queries.shape[2] * eps * self._largest_norm * largest)
-
 
 class _Best:
     """The best k items of one row so far, exactly scored."""
@@ -111,7 +78,7 @@ class _Best:
     def add(self, items: NDArray[np.float32], indices: NDArray[np.int64]) -> None:
         for start in range(0, len(indices), _RESCORE_ROWS):
             some = indices[start : start + _RESCORE_ROWS]
-            exact = _exact_scores(self._queries, items[some])
+            exact = exact_scores(self._queries, items[some])
             better = exact > self.threshold  # a tie with the k-th loses: its index is higher
             merged = np.concatenate([self._indices, some[better]])
             scores = np.concatenate([self._scores, exact[better]])
@@ -129,14 +96,3 @@ def _promising(scores: NDArray[np.float32], columns: NDArray[np.intp], k: int, s
     values = scores[columns]
     kth = float(np.partition(values, len(values) - k)[len(values) - k])
     return columns[values >= kth - slack]
-
-
-def _exact_scores(queries: NDArray[np.float64], vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n,) scores whose rounding depends on the item's own numbers alone, so that equal items tie."""
-    wide = vectors.astype(np.float64)
-    scores = np.stack([(wide * query).sum(axis=1) for query in queries])
-    return np.asarray(scores.max(axis=0))
-
-
-def _norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.asarray(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1)))

@@ -1,0 +1,6 @@
+"""The best k items of the whole catalogue for each query: `score(item) = max over queries of <query, item>`."""
+
+from service.inference.topk.blocked import ExactTopK
+from service.inference.topk.contract import Ranked, TopK
+
+__all__ = ["ExactTopK", "Ranked", "TopK"]
