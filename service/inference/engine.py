@@ -206,7 +206,7 @@ class LocalEngine:
                 return
 
     def _take(self) -> tuple[list[_Job], list[_Job]]:
-        """Jobs whose deadline has passed, and up to `max_batch` that ask what the first asks. The rest keeps its order."""
+        """Jobs that are too late, and up to `max_batch` that ask what the first one asks. The rest keeps its order."""
         late: list[_Job] = []
         batch: list[_Job] = []
         for queue in (self._waiting, self._bulk):
