@@ -8,17 +8,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from service.errors import ArtefactError, ArtefactRefused, SettingsError
+from service.errors import AfterglowError, ArtefactError, ArtefactRefused, SettingsError
 
 if TYPE_CHECKING:
     from service.registry import Registry
     from service.settings import Settings
 
-EXIT_SETTINGS, EXIT_REFUSED, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_DIED, EXIT_SETTINGS, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,20 +42,33 @@ def serve(
         bool | None, typer.Option("--embedded-redis/--no-embedded-redis", help="Start a Redis of our own [yes].")
     ] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where the embedded Redis keeps its file.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that answer HTTP [1].")] = None,
+    engine_process: Annotated[
+        bool | None, typer.Option("--engine-process/--no-engine-process", help="Models in a process of their own [no].")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     log_format: Annotated[str | None, typer.Option(help="auto, json or console.")] = None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C, in one process: one event loop for HTTP, one thread for the models.
+    """Serve until SIGTERM or Ctrl-C.
+
+    By default one process: one event loop for HTTP, one thread for the models. `--workers N` starts N of these on one
+    port; with `--engine-process` the N only answer HTTP and one more process runs the models for all of them, for a GPU
+    or for one large table. Processes that die are started again.
 
     Every option is also a setting `AFTERGLOW_<NAME>`, and there are more of those: see the README.
 
-    Exit codes: 0 stopped, 2 a setting does not fit, 3 an artefact is refused, 130 Ctrl-C.
+    Exit codes: 0 stopped, 1 a process died while starting, 2 a setting does not fit, 3 an artefact is refused,
+    130 Ctrl-C.
 
     **Examples**
 
     `python -m service serve --artefacts artefacts`
 
     `python -m service serve --artefacts artefacts --port 9000 --redis redis://localhost:6379/0`
+
+    `python -m service serve --artefacts artefacts --workers 2`
+
+    `python -m service serve --artefacts artefacts --workers 6 --engine-process --device cuda`
     """
     if redis is not None and embedded_redis:
         _fail("give --redis or --embedded-redis, not both", EXIT_SETTINGS)
@@ -74,6 +87,8 @@ def serve(
             redis=None if redis is None else SecretStr(redis),
             embedded_redis=embedded_redis,
             state_dir=state_dir,
+            workers=workers,
+            engine_process=engine_process,
             device=device,
             log_format=log_format,
         )
@@ -82,6 +97,8 @@ def serve(
         _fail(str(error), EXIT_SETTINGS)
     except ArtefactError as refusal:
         _fail(str(refusal), EXIT_REFUSED)
+    except AfterglowError as died:
+        _fail(str(died), EXIT_DIED)
     except KeyboardInterrupt:
         _fail("interrupted", EXIT_INTERRUPTED)
     raise typer.Exit(code)
@@ -120,6 +137,17 @@ def _run(settings: Settings, *, prefer_embedded: bool) -> int:
     # NumPy's BLAS reads this when it is first imported, which is below. Left alone it starts a thread per core, and on
     # 2 shared cores one top-k over 12,000 items then takes 0.9 ms instead of 0.24, a batch of 32 16 ms instead of 3.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.intra_op_threads))
+    from service.processes.mode import mode
+
+    typer.echo(mode(settings))
+    if settings.workers > 1 or settings.engine_process:
+        return _run_several(settings, prefer_embedded=prefer_embedded)
+    return _run_alone(settings, prefer_embedded=prefer_embedded)
+
+
+def _run_alone(settings: Settings, *, prefer_embedded: bool) -> int:
+    """HTTP and models in this process."""
+    from service.announcement import announcement
     from service.app import create_app
     from service.logs import take_over_logging
     from service.server import DrainingServer, listen, settle
@@ -137,7 +165,7 @@ def _run(settings: Settings, *, prefer_embedded: bool) -> int:
 
         def on_loaded(registry: Registry) -> None:
             settle()
-            _announce(registry, settings.host, listener.getsockname()[1])
+            _announce(announcement(registry, settings.host, listener.getsockname()[1]))
 
         service = Service(
             settings,
@@ -161,6 +189,40 @@ def _run(settings: Settings, *, prefer_embedded: bool) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _run_several(settings: Settings, *, prefer_embedded: bool) -> int:
+    """HTTP, and models, in processes that this one starts and watches."""
+    import asyncio
+
+    from rich.console import Console
+
+    from service.logs import take_over_logging
+    from service.processes.mode import n_cores, threads_wanted
+    from service.processes.supervisor import Supervisor
+    from service.registry import read_scenarios
+    from service.server import reserve
+
+    log = take_over_logging(settings)
+    if threads_wanted(settings) > n_cores():
+        log.warning("more_threads_than_cores", threads=threads_wanted(settings), cores=n_cores())
+    scenarios = read_scenarios(settings)
+    with reserve(settings) as held, _redis_url(settings, prefer_embedded=prefer_embedded) as url:
+        starting = Console(stderr=True).status("starting")  # on a terminal; silent elsewhere
+
+        def on_ready(text: str) -> None:
+            starting.stop()
+            _announce(text)
+
+        async def supervise() -> signal.Signals | None:
+            return await Supervisor(settings, held.getsockname()[1], url, scenarios, log, on_ready).run()
+
+        with starting:
+            stopped_by = asyncio.run(supervise())
+    if stopped_by == signal.SIGINT:
+        _say("interrupted, stopped in order")
+        return EXIT_INTERRUPTED
+    return 0
 
 
 @contextmanager
@@ -205,26 +267,8 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda name, done, of: bar.update(task, completed=done, total=of, artefact=name)
 
 
-def _announce(registry: Registry, host: str, port: int) -> None:
-    """What is served, and a request that works, with an item that exists."""
-    import orjson
-
-    for scenario in registry.scenarios.values():
-        model = scenario.model
-        items = f"{model.manifest.n_items} items"
-        typer.echo(f"scenario {scenario.name}: {model.name}@{model.version}, {items}, {model.device}")
-    scenario = registry.scenario(registry.default or next(iter(registry.scenarios)))
-    popular, _ = scenario.model.popular.best(1, scenario.model.artefact.available.nonzero()[0][:0])
-    item_id = scenario.model.artefact.item_ids[int(popular[0]) if len(popular) else 1]
-    request: dict[str, Any] = {"history": [{"item_id": item_id}], "count": 5}
-    if registry.default is None:
-        request["scenario"] = scenario.name
-    where = f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)
-    typer.echo("ready; try:")
-    typer.echo(
-        f"  curl -s http://{where}:{port}/v1/recommend -H 'content-type: application/json' "
-        f"-d '{orjson.dumps(request).decode()}'"
-    )
+def _announce(text: str) -> None:
+    typer.echo(text)
     sys.stdout.flush()
 
 

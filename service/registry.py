@@ -51,6 +51,10 @@ class ServedModel:
     def label(self) -> str:
         return f"{self.name}@{self.version}"
 
+    @property
+    def n_items(self) -> int:
+        return self.manifest.n_items
+
     def search(
         self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
     ) -> ResultRows:

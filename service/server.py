@@ -25,11 +25,54 @@ def listen(settings: Settings) -> socket.socket:
     Raises:
         SettingsError: the address cannot be listened on.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        listener = socket.create_server((settings.host, settings.port), family=_family(settings), backlog=2048)
     except OSError as error:
-        raise SettingsError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from None
+        raise _cannot_listen(settings, settings.port, error) from None
+    return _prompt(listener)
+
+
+def reserve(settings: Settings) -> socket.socket:
+    """The port, held for processes that `join` it. Not listened on: no connection ever comes here.
+
+    Raises:
+        SettingsError: the address cannot be listened on, or somebody does already.
+    """
+    # Two programs of one user could share the port without a word; this finds the other one.
+    with listen(settings) as listener:
+        port = listener.getsockname()[1]
+    return join(settings, port)
+
+
+def join(settings: Settings, port: int) -> socket.socket:
+    """One process's own socket on a port that several share; the kernel spreads connections over those that listen.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+    """
+    own = socket.socket(_family(settings), socket.SOCK_STREAM)
+    try:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        own.bind((settings.host, port))
+    except OSError as error:
+        own.close()
+        raise _cannot_listen(settings, port, error) from None
+    return _prompt(own)
+
+
+def _family(settings: Settings) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+
+
+def _prompt(listener: socket.socket) -> socket.socket:
+    """Accepted connections inherit it: without, a keep-alive connection waits 40 ms for each answer after the first."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _cannot_listen(settings: Settings, port: int, error: OSError) -> SettingsError:
+    return SettingsError(f"cannot listen on {settings.host} port {port}: {error.strerror}")
 
 
 def settle() -> None:

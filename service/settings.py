@@ -28,6 +28,13 @@ class Settings(BaseSettings):
         Path | None, Field(description="scenarios file; by default scenarios.toml beside the artefacts, if it is there")
     ] = None
 
+    workers: Annotated[
+        int, Field(ge=1, le=64, description="processes that answer HTTP, each with its own socket on the port")
+    ] = 1
+    engine_process: Annotated[
+        bool, Field(description="models run in one process of their own, which the workers ask; else in each worker")
+    ] = False
+
     redis: Annotated[
         SecretStr | None, Field(description="redis://, rediss:// or unix:// URL of the state store; none = embedded")
     ] = None

@@ -1,0 +1,248 @@
+"""What crosses the socket between HTTP processes and the process that owns the models: fixed little-endian frames.
+
+    header   payload bytes u32, kind u8, zeros 3
+    HELLO    "AGLW", version u16, models u16, then per model: sha256 of its manifest 32, label bytes u16,
+             device bytes u16, label, device                                              owner -> front, first of all
+    ASK      id u32, model u16 (place in HELLO), operation u8, bulk u8, k u32, n_row u32, n_excluded u32, zeros 4,
+             deadline f64 (seconds of CLOCK_MONOTONIC, which all processes of one machine share),
+             row i32 x n_row, excluded i32 x n_excluded                                   front -> owner
+    CANCEL   id u32                                                                       front -> owner
+    ANSWER   id u32, n u32, queue_ms f32, infer_ms f32, items i32 x n, scores f32 x n     owner -> front
+    REFUSAL  id u32, reason u8, zero u8, retry_after_s u16 (0 = none), detail UTF-8       owner -> front
+
+Nothing is ever unpickled, and a frame that is not exactly one of these is a `FrameError`: the connection ends.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DeadlineExceeded, EngineUnavailable, ModelFailed, Overloaded, RequestError
+from service.inference.engine import Operation, Ranked
+
+VERSION: Final = 1
+HELLO, ASK, CANCEL, ANSWER, REFUSAL = 1, 2, 3, 4, 5
+# A request names at most 500 items of a history and some thousands to leave out; this is room for 250,000.
+MAX_PAYLOAD: Final = 1 << 20
+MAX_K: Final = 10_000
+
+_MAGIC: Final = b"AGLW"
+_HEADER = struct.Struct("<IB3x")
+_HELLO = struct.Struct("<4sHH")
+_HELLO_MODEL = struct.Struct("<32sHH")
+_ASK = struct.Struct("<IHBBIII4xd")
+_CANCEL = struct.Struct("<I")
+_ANSWER = struct.Struct("<IIff")
+_REFUSAL = struct.Struct("<IBxH")
+
+_OPERATIONS: tuple[Operation, ...] = ("recommend", "similar")
+_REASONS: tuple[type[RequestError], ...] = (Overloaded, DeadlineExceeded, ModelFailed, EngineUnavailable)
+
+
+class FrameError(ValueError):
+    """The bytes are not a frame of this protocol. The message says what was found, never what it contained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """One model that the owner runs: name@version, sha256 of its manifest, and the provider it runs on."""
+
+    label: str
+    sha256: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One question. `model` is the place in the greeting; indices are of that model's item table."""
+
+    id: int
+    model: int
+    operation: Operation
+    bulk: bool
+    k: int
+    ends_at: float
+    row: list[int]
+    excluded: NDArray[np.int64]
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    """Header and payload."""
+    if len(payload) > MAX_PAYLOAD:
+        raise FrameError(f"a payload of {len(payload)} bytes, expected at most {MAX_PAYLOAD}")
+    return _HEADER.pack(len(payload), kind) + payload
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, memoryview]]:
+        """Kind and payload of every frame that is complete by now.
+
+        Raises:
+            FrameError: a header that announces more than MAX_PAYLOAD, or an unknown kind.
+        """
+        data = self._rest + data if self._rest else data
+        view, start = memoryview(data), 0
+        while len(data) - start >= _HEADER.size:
+            length, kind = _HEADER.unpack_from(data, start)
+            if length > MAX_PAYLOAD:
+                raise FrameError(f"a header that announces {length} bytes, expected at most {MAX_PAYLOAD}")
+            if not HELLO <= kind <= REFUSAL:
+                raise FrameError(f"a frame of kind {kind}, expected {HELLO} to {REFUSAL}")
+            end = start + _HEADER.size + length
+            if end > len(data):
+                break
+            yield kind, view[start + _HEADER.size : end]
+            start = end
+        self._rest = data[start:]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the stream could end here without cutting a frame."""
+        return not self._rest
+
+
+def pack_hello(models: Sequence[Greeting], version: int = VERSION) -> bytes:
+    parts = [_HELLO.pack(_MAGIC, version, len(models))]
+    for model in models:
+        label, device = model.label.encode(), model.device.encode()
+        parts += [_HELLO_MODEL.pack(bytes.fromhex(model.sha256), len(label), len(device)), label, device]
+    return frame(HELLO, b"".join(parts))
+
+
+def unpack_hello(payload: memoryview) -> list[Greeting]:
+    """The owner's models, in the order that `Ask.model` counts.
+
+    Raises:
+        FrameError: not a greeting, or of another version of this protocol.
+    """
+    magic, version, n_models = _fixed(_HELLO, payload, "HELLO")
+    if magic != _MAGIC:
+        raise FrameError("a greeting of somebody else")
+    if version != VERSION:
+        raise FrameError(f"version {version} of the protocol, expected {VERSION}")
+    models, at = [], _HELLO.size
+    for _ in range(n_models):
+        digest, label_bytes, device_bytes = _fixed(_HELLO_MODEL, payload[at:], "HELLO")
+        at += _HELLO_MODEL.size
+        names = bytes(payload[at : at + label_bytes + device_bytes])
+        if len(names) != label_bytes + device_bytes:
+            raise FrameError("a HELLO that ends in the middle of a name")
+        at += len(names)
+        models.append(Greeting(_text(names[:label_bytes]), digest.hex(), _text(names[label_bytes:])))
+    _ends(payload, at, "HELLO")
+    return models
+
+
+def pack_ask(
+    id_: int,
+    model: int,
+    operation: Operation,
+    row: Sequence[int],
+    k: int,
+    excluded: NDArray[np.int64],
+    ends_at: float,
+    *,
+    bulk: bool,
+) -> bytes:
+    fixed = _ASK.pack(id_, model, _OPERATIONS.index(operation), bulk, k, len(row), len(excluded), ends_at)
+    return frame(ASK, fixed + np.array(row, "<i4").tobytes() + excluded.astype("<i4").tobytes())
+
+
+def unpack_ask(payload: memoryview) -> Ask:
+    """One question; whether its indices exist is for the owner to say.
+
+    Raises:
+        FrameError: not a question.
+    """
+    id_, model, operation, bulk, k, n_row, n_excluded, ends_at = _fixed(_ASK, payload, "ASK")
+    _ends(payload, _ASK.size + 4 * (n_row + n_excluded), "ASK")
+    if operation >= len(_OPERATIONS) or bulk > 1 or not 1 <= k <= MAX_K or n_row < 1:
+        raise FrameError(f"an ASK with operation {operation}, bulk {bulk}, k {k} and a row of {n_row}")
+    if not np.isfinite(ends_at):
+        raise FrameError("an ASK whose deadline is not a number")
+    numbers = np.frombuffer(payload, "<i4", n_row + n_excluded, _ASK.size)
+    return Ask(
+        id_,
+        model,
+        _OPERATIONS[operation],
+        bool(bulk),
+        k,
+        ends_at,
+        numbers[:n_row].tolist(),
+        numbers[n_row:].astype(np.int64),
+    )
+
+
+def pack_cancel(id_: int) -> bytes:
+    return frame(CANCEL, _CANCEL.pack(id_))
+
+
+def unpack_cancel(payload: memoryview) -> int:
+    (id_,) = _fixed(_CANCEL, payload, "CANCEL")
+    _ends(payload, _CANCEL.size, "CANCEL")
+    return int(id_)
+
+
+def pack_answer(id_: int, ranked: Ranked) -> bytes:
+    fixed = _ANSWER.pack(id_, len(ranked.items), ranked.queue_ms, ranked.infer_ms)
+    return frame(ANSWER, fixed + ranked.items.astype("<i4").tobytes() + ranked.scores.astype("<f4").tobytes())
+
+
+def unpack_answer(payload: memoryview) -> tuple[int, Ranked]:
+    """
+    Raises:
+        FrameError: not an answer.
+    """
+    id_, n, queue_ms, infer_ms = _fixed(_ANSWER, payload, "ANSWER")
+    _ends(payload, _ANSWER.size + 8 * n, "ANSWER")
+    items = np.frombuffer(payload, "<i4", n, _ANSWER.size).astype(np.int64)
+    scores = np.frombuffer(payload, "<f4", n, _ANSWER.size + 4 * n).astype(np.float32)
+    return id_, Ranked(items, scores, queue_ms, infer_ms)
+
+
+def pack_refusal(id_: int, error: RequestError) -> bytes:
+    """Of an error that has a reason of its own; anything else is the model's fault."""
+    reason = _REASONS.index(type(error)) if type(error) in _REASONS else _REASONS.index(ModelFailed)
+    detail = error.detail.encode()[:1_024]
+    return frame(REFUSAL, _REFUSAL.pack(id_, reason, min(error.retry_after_s or 0, 0xFFFF)) + detail)
+
+
+def unpack_refusal(payload: memoryview) -> tuple[int, RequestError]:
+    """
+    Raises:
+        FrameError: not a refusal.
+    """
+    id_, reason, retry_after_s = _fixed(_REFUSAL, payload, "REFUSAL")
+    if reason >= len(_REASONS):
+        raise FrameError(f"a REFUSAL for reason {reason}")
+    detail = bytes(payload[_REFUSAL.size :]).decode(errors="replace")
+    return id_, _REASONS[reason](detail, retry_after_s=retry_after_s or None)
+
+
+def _fixed(layout: struct.Struct, payload: memoryview, name: str) -> tuple[Any, ...]:
+    if len(payload) < layout.size:
+        raise FrameError(f"a {name} of {len(payload)} bytes, expected at least {layout.size}")
+    return layout.unpack_from(payload)
+
+
+def _ends(payload: memoryview, at: int, name: str) -> None:
+    if len(payload) != at:
+        raise FrameError(f"a {name} of {len(payload)} bytes, its own numbers say {at}")
+
+
+def _text(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise FrameError("a name that is not UTF-8") from None

@@ -1,0 +1,72 @@
+"""The engine process: owns the models and their device, and answers whichever front asks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+
+import uvloop
+
+from service.errors import SettingsError
+from service.inference.remote_owner import EngineOwner
+from service.logs import Logger
+from service.metrics import Metrics
+from service.processes.line import Line, Orders
+from service.registry import Registry, load_registry
+from service.server import settle
+from service.service import local_engine
+from service.settings import Settings
+
+
+def own(line: Line, orders: Orders, settings: Settings, log: Logger) -> int:
+    """Serves the fronts until the supervisor lets go of the line and the last front has gone; the exit code.
+
+    Signals that a whole group of processes gets are ignored: the fronts need their engine until their last answer.
+
+    Raises:
+        SettingsError, ArtefactError: nothing can be served.
+    """
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sig, signal.SIG_IGN)
+    if orders.engine_socket is None:
+        raise SettingsError("an engine process without a socket")
+    stop = _Stop()
+    line.when_cut(stop.ask)
+    registry = load_registry(settings, scenarios=orders.scenarios)
+    settle()
+    uvloop.run(_serve(line, orders, settings, log, registry, stop))
+    return 0
+
+
+class _Stop:
+    """Asked for from another thread; before there is a loop to tell, the process ends on the spot."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        if self._loop is None:
+            os._exit(0)
+        self._loop.call_soon_threadsafe(self._asked.set)
+
+    async def until_asked(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._asked.wait()
+
+
+async def _serve(line: Line, orders: Orders, settings: Settings, log: Logger, registry: Registry, stop: _Stop) -> None:
+    assert orders.engine_socket is not None
+    engine = local_engine(settings, Metrics(orders.metrics_folder), time.monotonic)
+    engine.start()
+    owner = EngineOwner(engine, registry.models, log)
+    await owner.listen(orders.engine_socket)
+    line.tell("ready", ", ".join(f"{model.label} on {model.device}" for model in registry.models))
+    await stop.until_asked()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(settings.drain_linger_s + settings.drain_timeout_s):
+            await owner.until_alone()
+    owner.close()
