@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Draft:
         write_encoder: writes encoder.onnx into a folder that already holds items.npy.
         reference: queries of item indices by the original model; the golden answers then hold the exported graph to
             it. Without one they are the graph's own.
+        replaces: when the version was made that this one is an extension of; the new one sorts after it.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Draft:
     metrics: dict[str, JsonValue] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     reference: Encode | None = None
+    replaces: datetime | None = None
 
 
 def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = lambda message: None) -> Path:
@@ -148,6 +150,8 @@ def _write_golden(draft: Draft, folder: Path) -> GoldenSpec:
 
 def _manifest(draft: Draft, folder: Path, golden: GoldenSpec) -> Manifest:
     created_at = datetime.now(UTC).replace(microsecond=0)
+    if draft.replaces is not None:  # within the same second, the order of versions would be that of their digests
+        created_at = max(created_at, draft.replaces + timedelta(seconds=1))
     inputs, outputs = retriever_tensors(draft.encoder)
     items = ItemTableSpec(
         file=ITEMS,

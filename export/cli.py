@@ -160,6 +160,57 @@ def pack(
     typer.echo(path)
 
 
+@app.command("add-items")
+def add_items(
+    artefact: Annotated[Path, typer.Argument(help="Folder of one version, or ARTEFACTS/NAME for its latest.")],
+    items: Annotated[
+        Path, typer.Argument(help="The new items: .parquet, .csv or .jsonl with item_id, title and text columns.")
+    ],
+    run: Annotated[Path, typer.Option(help="The training run the artefact was exported from.")],
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="Ingested vectors of the new texts, if the knowledge came from an endpoint's model."),
+    ] = None,
+) -> None:
+    """Add items that have a text and no interactions yet: a new version beside the old one, in seconds, untrained.
+
+    A new item's row comes from its text alone: the model's adapter gives the semantic half, a map fitted to the trained
+    items the collaborative half. The columns are those of a dataset's items.parquet; an endpoint or scenario that
+    points to `NAME@latest` serves the new version after its next start.
+
+    Examples:
+
+    - `python -m export add-items artefacts/beauty-llm-esr new.csv --run runs/beauty-llm-esr`
+    - `python -m export add-items artefacts/shop/20261121T145658Z-3af94832 new.parquet --run runs/shop`
+    """
+    console = Console(stderr=True)
+    with _reporting(total=7) as step:
+        step("loading the artefact and its run")
+        from export.add_items import add_items as write_added
+        from export.add_items import locate
+        from export.new_items_file import read_new_items
+        from models.runs import load_run
+        from service.artefact.directory import open_artefact
+
+        table = read_new_items(items)
+        folder = locate(artefact)
+        added = write_added(
+            open_artefact(folder),
+            table,
+            load_run(run),
+            folder.resolve().parent.parent,
+            answers=answers,
+            console=console,
+            on_step=step,
+        )
+    told = ""
+    if added.collaborative is not None:
+        share = added.collaborative["explained_on_left_out_items"]
+        told = f"; a text explains {share:.0%} of what interactions taught of an item (on items left out of the fit)"
+    console.print(f"{added.n_added:,} items added, {added.n_items:,} in all{told}", highlight=False, soft_wrap=True)
+    typer.echo(added.path)
+
+
 @contextmanager
 def _reporting(total: int) -> Iterator[Any]:
     """Steps on stderr; a known error is one message and exit code 1, Ctrl-C is 130 and leaves nothing behind."""

@@ -120,7 +120,11 @@ def inspect(path: Path) -> Inspection:
     if CATALOGUE in trusted:
         catalogue, faults = read_catalogue(path / CATALOGUE, manifest.n_items)
         reasons += faults
-        if catalogue is not None and manifest.evaluation is not None and not catalogue.is_sorted():
+        if (
+            catalogue is not None
+            and manifest.evaluation is not None
+            and not catalogue.is_sorted(manifest.n_evaluated_items)
+        ):
             reasons.append(f"{CATALOGUE}: rows are not in ascending item_id order, the evaluation's tie rule needs it")
     if ENCODER in trusted:
         faults = _external_faults(path, manifest, trusted)

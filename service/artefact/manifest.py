@@ -114,6 +114,18 @@ class Manifest(BaseModel):
     metrics: Annotated[dict[str, JsonValue], Field(description="held-out, e.g. overall and tail_item blocks")]
     evaluation: Evaluation | None
 
+    @property
+    def n_evaluated_items(self) -> int:
+        """Items the held-out metrics rank: the first rows. Those that were added to the artefact later follow them.
+
+        Read from `dataset`, where each addition is recorded with its `n_items`.
+        """
+        additions = self.dataset.get("added_items")
+        if not isinstance(additions, list):
+            return self.n_items
+        sizes = [addition.get("n_items") for addition in additions if isinstance(addition, dict)]
+        return max(0, self.n_items - sum(size for size in sizes if isinstance(size, int)))
+
 
 def version_of(manifest: dict[str, Any], created_at: datetime) -> str:
     """`YYYYMMDDTHHMMSSZ-<8 hex>`: time of creation and digest of the manifest without its version."""

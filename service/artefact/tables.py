@@ -60,9 +60,9 @@ class Catalogue:
             faults.append(f"popularity in row {negative[0]} is {found}, expected at least 0{_more(negative)}")
         return faults
 
-    def is_sorted(self) -> bool:
-        """True when rows are in ascending item_id order, so that the lowest index is the lowest item_id."""
-        return all(before < after for before, after in pairwise(self.item_ids))
+    def is_sorted(self, n_items: int) -> bool:
+        """True when the first `n_items` rows ascend by item_id, so that the lowest index is the lowest item_id."""
+        return all(before < after for before, after in pairwise(self.item_ids[:n_items]))
 
     def to_table(self) -> pa.Table:
         columns = [self.item_ids, self.titles, self.categories, self.popularity, self.available]
