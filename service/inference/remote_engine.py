@@ -93,8 +93,6 @@ class RemoteEngine:
         """Closes the connection; whoever still waits hears that the engine is away."""
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._link is not None:
-            self._link.close()
 
     async def until_connected(self) -> None:
         """Returns once the owner is there and has the models."""
@@ -156,20 +154,27 @@ class RemoteEngine:
                 await loop.create_unix_connection(lambda link=link: link, str(self._path))  # type: ignore[misc]
             except OSError:
                 continue  # not there yet
-            if await self._agrees(link):
-                tries = 0
-                self._link = link
-                self._connected.set()
-                self._on_change(True)
-                self._log.info("engine_connected", models=[model.label for model in self._models])
-                await link.until_lost()
-                self._link = None
-                self._connected.clear()
-                self._on_change(False)
-                self._log.warning("engine_lost")
-            else:
-                await asyncio.sleep(_DISAGREEMENT_PAUSE_S)
-            link.close()
+            try:
+                if await self._agrees(link):
+                    tries = 0
+                    await self._until_lost(link)
+                else:
+                    await asyncio.sleep(_DISAGREEMENT_PAUSE_S)
+            finally:
+                link.close()
+
+    async def _until_lost(self, link: _Link) -> None:
+        self._link = link
+        self._connected.set()
+        self._on_change(True)
+        self._log.info("engine_connected", models=[model.label for model in self._models])
+        try:
+            await link.until_lost()
+        finally:
+            self._link = None
+            self._connected.clear()
+            self._on_change(False)
+        self._log.warning("engine_lost")
 
     async def _agrees(self, link: _Link) -> bool:
         try:
