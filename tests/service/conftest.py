@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from command import Command, Serve
 from napkin import COUNTS, ITEMS, NOW, TABLE, FragileStore, ManualClock, Running, Start
 
 from export.baselines import write_popularity, write_topk_only
@@ -92,3 +94,26 @@ def start(registry: Registry) -> Start:
 async def running(start: Start) -> AsyncIterator[Running]:
     async with start() as started:
         yield started
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    commands: list[Command] = []
+
+    def start(*arguments: str, **environment: str) -> Command:
+        commands.append(Command(tmp_path / f"run{len(commands)}", *arguments, **environment))
+        return commands[-1]
+
+    yield start
+    for command in commands:
+        if command.process.poll() is None:
+            command.process.kill()
+            command.wait()
+
+
+@pytest.fixture(scope="module")
+def napkin(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one artefact."""
+    root = tmp_path_factory.mktemp("one")
+    shutil.copytree(artefacts / "napkin", root / "napkin")
+    return root

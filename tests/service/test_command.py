@@ -3,108 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import orjson
 import psutil
 import pytest
+from command import LIMIT_S, Serve, until
 from napkin import ids
 from typer.testing import CliRunner
 
 from service.__main__ import app
-
-Value = TypeVar("Value")
-LIMIT_S = 30.0  # for anything a process does; only a hang takes that long
-
-
-def until(look: Callable[[], Value | None]) -> Value:
-    """The first thing that `look` finds."""
-    ends_at = time.monotonic() + LIMIT_S
-    while time.monotonic() < ends_at:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"nothing found within {LIMIT_S} s")
-
-
-class Command:
-    """`python -m service serve` with output in files."""
-
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
-        folder.mkdir(exist_ok=True)
-        self.out, self.err = folder / "out.txt", folder / "err.txt"
-        with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "service", "serve", "--state-dir", str(folder / "state"), *arguments],
-                stdout=out,
-                stderr=err,
-                cwd=folder,
-                env={**os.environ, "AFTERGLOW_DRAIN_LINGER_S": "0.5", **environment},
-            )
-
-    def until_ready(self) -> str:
-        """Base address, once the line with the example request has been printed."""
-        line = until(lambda: self._printed(r"curl -s (http://[^/]+)/v1/recommend"))
-        return line[1]
-
-    def example(self) -> tuple[str, dict[str, Any]]:
-        """Address and body of the request that the command suggests."""
-        words = shlex.split(until(lambda: self._printed(r"curl .*"))[0])
-        return words[2], orjson.loads(words[words.index("-d") + 1])
-
-    def wait(self) -> int:
-        return self.process.wait(LIMIT_S)
-
-    def redis(self) -> psutil.Process:
-        return until(lambda: next((child for child in self._children() if "redis-server" in child.name()), None))
-
-    def errors(self) -> str:
-        return self.err.read_text()
-
-    def _children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children()
-
-    def _printed(self, pattern: str) -> re.Match[str] | None:
-        assert self.process.poll() is None, self.errors()
-        return re.search(pattern, self.out.read_text())
-
-
-Serve = Callable[..., Command]
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    commands: list[Command] = []
-
-    def start(*arguments: str, **environment: str) -> Command:
-        commands.append(Command(tmp_path / f"run{len(commands)}", *arguments, **environment))
-        return commands[-1]
-
-    yield start
-    for command in commands:
-        if command.process.poll() is None:
-            command.process.kill()
-            command.wait()
-
-
-@pytest.fixture(scope="module")
-def napkin(artefacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one artefact."""
-    root = tmp_path_factory.mktemp("one")
-    shutil.copytree(artefacts / "napkin", root / "napkin")
-    return root
 
 
 def test_the_command_serves_outlives_its_redis_and_stops_in_order(serve: Serve, napkin: Path) -> None:
