@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from service.artefact.directory import Artefact
-from service.state.store import Event, History
+from service.ask import Told
+from service.state.store import NewestLooks
 
 Source = Literal["redis", "memory", "request", "none"]
-
-
-class Occurrence(Protocol):
-    """An event of the request or of the store."""
-
-    @property
-    def item_id(self) -> str: ...
-    @property
-    def type(self) -> str | None: ...
-    @property
-    def ts(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,40 +23,46 @@ class Behaviour:
     n_unknown: int = 0
 
 
-def behaviour_from_request(history: Sequence[Occurrence], artefact: Artefact, now: float) -> Behaviour:
+def behaviour_from_request(told: Told, artefact: Artefact, now: float) -> Behaviour:
     """The history that came with the request, ordered by (ts, place in the list); an entry without ts is from now."""
-    counted = artefact.manifest.history_events
-    events = [event for event in history if event.type is None or event.type in counted]
-    if any(event.ts is not None for event in events):
-        events.sort(key=lambda event: now if event.ts is None else event.ts)
-    items, n_unknown = _known(events, artefact)
+    item_ids: Sequence[str] = told.item_ids
+    places: Sequence[int] = range(len(item_ids))
+    if told.types is not None:
+        counted = {None, *artefact.manifest.history_events}
+        places = [place for place in places if told.types[place] in counted]
+    if told.times is not None:
+        times = [now if ts is None else ts for ts in told.times]
+        places = sorted(places, key=times.__getitem__)
+    if not isinstance(places, range):
+        item_ids = [item_ids[place] for place in places]
+    items, n_unknown = _known(item_ids, artefact)
     return Behaviour("request", items, frozenset(items), n_unknown)
 
 
-def behaviour_from_store(history: History, artefact: Artefact, source: Source) -> Behaviour:
+def behaviour_from_store(user: NewestLooks, session: NewestLooks, artefact: Artefact, source: Source) -> Behaviour:
     """The stored history that the manifest's `history_source` asks for.
 
     Where the asker gave only the other id, or nothing is stored under the right one, the other history stands in: an
     anonymous visit is all that is known of its visitor.
     """
     counted = artefact.manifest.history_events
-    user = [event for event in history.user if event.type in counted]
-    session = [event for event in history.session if event.type in counted]
+    user, session = user.of_types(counted), session.of_types(counted)
     match artefact.manifest.history_source:
         case "user":
-            events: Iterable[Event] = user or session
+            item_ids = user.item_ids or session.item_ids
         case "session":
-            events = session or user
+            item_ids = session.item_ids or user.item_ids
         case "user+session":
             # Events that named both owners are in both; the visit keeps them, so that it stays in one piece.
-            in_session = {event.event_id for event in session}
-            events = [event for event in user if event.event_id not in in_session] + session
-    items, n_unknown = _known(events, artefact)
-    seen, _ = _known([*user, *session], artefact)
-    return Behaviour(source, items, frozenset(seen), n_unknown)
+            item_ids = (*user.without(session.event_ids).item_ids, *session.item_ids)
+    items, n_unknown = _known(item_ids, artefact)
+    seen = frozenset(items)
+    if user.item_ids and session.item_ids:
+        seen |= {*_known(user.item_ids, artefact)[0], *_known(session.item_ids, artefact)[0]}
+    return Behaviour(source, items, seen, n_unknown)
 
 
-def _known(events: Iterable[Occurrence], artefact: Artefact) -> tuple[list[int], int]:
-    indices = [artefact.index_of.get(event.item_id) for event in events]
+def _known(item_ids: Sequence[str], artefact: Artefact) -> tuple[list[int], int]:
+    indices = map(artefact.index_of.get, item_ids)
     known = [index for index in indices if index is not None]
-    return known, len(indices) - len(known)
+    return known, len(item_ids) - len(known)

@@ -12,6 +12,9 @@ from service.errors import BadHeader
 Clock = Callable[[], float]
 
 HEADER = "X-Request-Timeout-Ms"
+GRPC_HEADER = "grpc-timeout"
+ENVOY_HEADER = "x-envoy-expected-rq-timeout-ms"
+_GRPC_UNIT_MS = {"H": 3_600_000.0, "M": 60_000.0, "S": 1_000.0, "m": 1.0, "u": 0.001, "n": 0.000_001}
 # A shorter budget cannot hold a state read and a model run; it counts as spent from the start.
 FLOOR_MS = 5
 # What remains to do after the last stage: rules, encoding the reply, handing it to the socket.
@@ -53,16 +56,40 @@ class Deadline:
         return self.left_s <= 0
 
 
-def granted_ms(header: str | None, *, default_ms: int, max_ms: int) -> int:
-    """The budget in whole milliseconds: the header's where there is one, never above `max_ms`.
+def granted_ms(
+    own: str | None, grpc: str | None = None, envoy: str | None = None, *, default_ms: int, max_ms: int
+) -> float:
+    """The budget in milliseconds: the smallest of the headers that are given, never above `max_ms`.
+
+    Args:
+        own, grpc, envoy: values of `HEADER`, `GRPC_HEADER` and `ENVOY_HEADER`.
+        default_ms: where none is given.
 
     Raises:
-        BadHeader: the header is not an integer of at least 1.
+        BadHeader: a header is not as its definition says.
     """
-    if header is None:
+    if own is None and grpc is None and envoy is None:
         return min(default_ms, max_ms)
-    if not re.fullmatch(r"0*[1-9][0-9]*", header, re.ASCII):
-        raise BadHeader(f"{HEADER} must be a whole number of milliseconds, at least 1")
-    digits = header.lstrip("0")
+    given: list[float] = [max_ms]
+    if own is not None:
+        given.append(_whole_ms(HEADER, own, max_ms))
+    if grpc is not None:
+        given.append(_grpc_ms(grpc))
+    if envoy is not None and envoy.strip("0"):  # 0 is Envoy's way to say that there is no limit
+        given.append(_whole_ms(ENVOY_HEADER, envoy, max_ms))
+    return min(given)
+
+
+def _whole_ms(header: str, value: str, max_ms: int) -> int:
+    if not re.fullmatch(r"0*[1-9][0-9]*", value, re.ASCII):
+        raise BadHeader(f"{header} must be a whole number of milliseconds, at least 1")
+    digits = value.lstrip("0")
     # More digits than the limit has cannot be smaller; int() refuses thousands of them.
-    return max_ms if len(digits) > len(str(max_ms)) else min(int(digits), max_ms)
+    return max_ms if len(digits) > len(str(max_ms)) else int(digits)
+
+
+def _grpc_ms(value: str) -> float:
+    """gRPC over HTTP/2: at most eight digits and a unit."""
+    if not re.fullmatch(r"[0-9]{1,8}[HMSmun]", value, re.ASCII):
+        raise BadHeader(f"{GRPC_HEADER} must be one to eight digits and one of H M S m u n")
+    return int(value[:-1]) * _GRPC_UNIT_MS[value[-1]]

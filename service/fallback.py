@@ -62,6 +62,7 @@ class LastLists:
     def __init__(self, max_owners: int) -> None:
         self._max_owners = max_owners
         self._owners: OrderedDict[Owner, _Memory] = OrderedDict()
+        self.n_drops = 0  # owners forgotten so far: what was learnt before one of them must not come back
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -89,6 +90,7 @@ class LastLists:
         return () if memory is None else memory.looks
 
     def drop(self, owner: Owner) -> None:
+        self.n_drops += 1
         self._owners.pop(owner, None)
 
     def _memory(self, owner: Owner) -> _Memory:

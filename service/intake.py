@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
-from uuid import uuid4
 
 from service.api.schemas import NewEvent
 from service.errors import StateUnavailable
 from service.fallback import LastLists
+from service.logs import new_id
 from service.metrics import Metrics
 from service.settings import Settings
 from service.state.store import Event
@@ -59,7 +59,7 @@ class EventIntake:
             elif ts > now + self._settings.event_max_ahead_s:
                 rejected.append((index, "ts_in_future"))
             else:
-                event_id = new.event_id or uuid4().hex
+                event_id = new.event_id or new_id()
                 events.append(Event(event_id, new.type, new.item_id, ts, new.user_id, new.session_id))
         durability, duplicates = None, 0
         if events:

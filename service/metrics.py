@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -62,12 +64,18 @@ class Metrics:
         self.model_info = gauge("model_info", "1 for each loaded model", "name", "version", "sha256")
         self.model_load = gauge("model_load_seconds", "Opening, loading and golden check", "name", "version")
 
+        # Looking a child up by its labels costs more than counting in it.
+        remembered = lru_cache(maxsize=1024)
+        self.http_of: Callable[..., Histogram] = remembered(self.http.labels)
+        self.stage_of: Callable[..., Histogram] = remembered(self.stage.labels)
+        self.served_of: Callable[..., Counter] = remembered(self.served.labels)
+
     def answered(self, answer: Answer) -> None:
         """Counts one answer of recommend or similar."""
         scenario, model = answer.scenario.name, answer.model
-        self.served.labels(scenario, answer.picked.tier, model.name, model.version).inc()
+        self.served_of(scenario, answer.picked.tier, model.name, model.version).inc()
         for stage, duration_ms in answer.stage_ms.items():
-            self.stage.labels(stage).observe(duration_ms / 1000)
+            self.stage_of(stage).observe(duration_ms / 1000)
         if answer.degraded:
             for reason in answer.reasons:
                 self.degraded.labels(reason).inc()

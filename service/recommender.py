@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.api.schemas import MAX_COUNT, RecommendRequest, SimilarRequest
+from service.api.schemas import MAX_COUNT
+from service.ask import Ask, SimilarAsk
 from service.behaviour import Behaviour, Source, behaviour_from_request, behaviour_from_store
 from service.deadline import Deadline
 from service.errors import (
@@ -31,9 +31,9 @@ from service.errors import (
     StateUnavailable,
     StoreUnavailable,
 )
-from service.fallback import LastList, LastLists, Owner
+from service.fallback import LastList, LastLists
 from service.inference.engine import Engine, Operation, Ranked
-from service.logs import Logger, describe
+from service.logs import Logger, describe, new_id
 from service.metrics import Metrics
 from service.registry import Registry, Scenario, ServedModel
 from service.state.store import StateStore
@@ -64,7 +64,7 @@ class Answer:
     reasons: list[str] = field(default_factory=list)
     degraded: bool = False
     stage_ms: dict[str, float] = field(default_factory=dict)
-    recommendation_id: str = field(default_factory=lambda: uuid4().hex)
+    recommendation_id: str = field(default_factory=new_id)
 
     @property
     def history_used(self) -> int:
@@ -102,7 +102,7 @@ class Recommender:
         self._state_name, self._state_timeout_s = state_name, state_timeout_s
         self._wall_clock = wall_clock
 
-    async def recommend(self, ask: RecommendRequest, deadline: Deadline, *, bulk: bool = False) -> Answer:
+    async def recommend(self, ask: Ask, deadline: Deadline, *, bulk: bool = False) -> Answer:
         """Items for what the asker did so far.
 
         Raises:
@@ -111,7 +111,8 @@ class Recommender:
         """
         answer = self._begin(ask, deadline)
         scenario, model, count = answer.scenario, answer.model, ask.count or answer.scenario.count
-        owner = next(iter(_owners(ask)), None)
+        owners, n_drops = ask.owners, self._last_lists.n_drops
+        owner = owners[0] if owners else None
 
         answer.behaviour = await self._read_state(ask, answer)
         last = self._last_lists.get(owner, scenario.name, model.version) if owner else None
@@ -126,7 +127,8 @@ class Recommender:
             ranked = await self._ask_model(answer, "recommend", history, min(2 * count, MAX_COUNT), bulk)
             if ranked is not None:
                 picked = Picked("model", ranked.items[:count], ranked.scores[:count].tolist())
-                if owner:
+                # Not where somebody was forgotten meanwhile: it may have been this one.
+                if owner and n_drops == self._last_lists.n_drops:
                     last = LastList(ranked.items, ranked.scores, _as_indices(answer.behaviour.seen))
                     self._last_lists.put(owner, scenario.name, model.version, last)
         if picked is None and answer.degraded and last is not None:
@@ -134,7 +136,7 @@ class Recommender:
         answer.picked = picked or _from_popular(model, count, answer.hidden)
         return self._finish(answer)
 
-    async def similar(self, ask: SimilarRequest, deadline: Deadline) -> Answer:
+    async def similar(self, ask: SimilarAsk, deadline: Deadline) -> Answer:
         """Items like the given ones; popular ones where the model knows none of them.
 
         Raises:
@@ -144,7 +146,7 @@ class Recommender:
         model, count = answer.model, ask.count or answer.scenario.count
         seeds = _indices(model, ask.item_ids)
         answer.behaviour = Behaviour("request", seeds, frozenset(seeds), len(ask.item_ids) - len(seeds))
-        answer.hidden = _as_indices({*seeds, *_indices(model, ask.exclude.item_ids)})
+        answer.hidden = _as_indices({*seeds, *_indices(model, ask.exclude)})
         ranked = None
         if not seeds:
             answer.reasons.append("unknown_items")
@@ -156,12 +158,12 @@ class Recommender:
             answer.picked = _from_popular(model, count, answer.hidden)
         return self._finish(answer)
 
-    def _begin(self, ask: RecommendRequest | SimilarRequest, deadline: Deadline) -> Answer:
+    def _begin(self, ask: Ask | SimilarAsk, deadline: Deadline) -> Answer:
         scenario = self.registry.scenario(ask.scenario)
-        model = scenario.model if ask.model is None else self.registry.model(ask.model.name, ask.model.version)
-        return Answer(scenario, model, deadline, never_degrade=ask.degrade == "never")
+        model = scenario.model if ask.model is None else self.registry.model(*ask.model)
+        return Answer(scenario, model, deadline, never_degrade=ask.never_degrade)
 
-    async def _read_state(self, ask: RecommendRequest, answer: Answer) -> Behaviour:
+    async def _read_state(self, ask: Ask, answer: Answer) -> Behaviour:
         """The history of the request, or else the stored one in one round trip."""
         if ask.history is not None:
             return behaviour_from_request(ask.history, answer.model.artefact, self._wall_clock())
@@ -173,8 +175,8 @@ class Recommender:
                 self._metrics.deadline_exceeded.labels("state").inc()
                 raise DeadlineExceeded("The budget ended before the state was read.")
             timeout_s = min(self._state_timeout_s, answer.deadline.left_s)
-            history = await self._store.read(ask.user_id, ask.session_id, timeout_s=timeout_s)
-            return behaviour_from_store(history, answer.model.artefact, self._state_name)
+            user, session = await self._store.recall(ask.user_id, ask.session_id, timeout_s=timeout_s)
+            return behaviour_from_store(user, session, answer.model.artefact, self._state_name)
         except StoreUnavailable:
             self._metrics.redis_errors.labels("read").inc()
             answer.step_down(StateUnavailable("The state store did not answer.", retry_after_s=1))
@@ -202,19 +204,19 @@ class Recommender:
         answer.stage_ms |= {"queue": ranked.queue_ms, "infer": ranked.infer_ms}
         return ranked
 
-    def _rules(self, ask: RecommendRequest, answer: Answer, last: LastList | None) -> NDArray[np.int64]:
+    def _rules(self, ask: Ask, answer: Answer, last: LastList | None) -> NDArray[np.int64]:
         """Indices that must not appear: asked for, and seen where the scenario or the request says so.
 
         With the state out of reach, what this process remembers of the asker is the best that is known.
         """
         model = answer.model
-        hidden = set(_indices(model, ask.exclude.item_ids))
-        leave_out_seen = answer.scenario.seen == "exclude" if ask.exclude.seen is None else ask.exclude.seen
+        hidden = set(_indices(model, ask.exclude))
+        leave_out_seen = answer.scenario.seen == "exclude" if ask.exclude_seen is None else ask.exclude_seen
         if leave_out_seen:
             hidden |= answer.behaviour.seen
         if leave_out_seen and answer.degraded:
             hidden.update(last.seen.tolist() if last is not None else ())
-            for owner in _owners(ask):
+            for owner in ask.owners:
                 looks = self._last_lists.looks(owner)
                 hidden.update(_indices(model, [item for kind, item in looks if kind in model.manifest.history_events]))
         return _as_indices(hidden)
@@ -236,16 +238,6 @@ def _from_cache(last: LastList, count: int, hidden: NDArray[np.int64]) -> Picked
 def _from_popular(model: ServedModel, count: int, hidden: NDArray[np.int64]) -> Picked:
     items, scores = model.popular.best(count, hidden)
     return Picked(model.popular.tier, items, scores)
-
-
-def _owners(ask: RecommendRequest) -> list[Owner]:
-    """Whose request it is; the first one's is the last good list."""
-    owners: list[Owner] = []
-    if ask.user_id is not None:
-        owners.append(("user", ask.user_id))
-    if ask.session_id is not None:
-        owners.append(("session", ask.session_id))
-    return owners
 
 
 def _indices(model: ServedModel, item_ids: Sequence[str]) -> list[int]:

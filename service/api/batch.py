@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import lines, parse, parse_json, read_body
+from service.api.asks import recommend_ask
+from service.api.body import lines, parse_json, read_body
 from service.api.documented import documented, ref
 from service.api.problems import problem
 from service.api.recommend import PROBLEMS, start_deadline
@@ -40,7 +41,7 @@ def add_batch(app: FastAPI, service: Service) -> None:
     async def batch(request: Request) -> Response:
         """Up to 256 requests in one document; as `application/x-ndjson` any number, one a line."""
         call = _Call(service, request)
-        deadline = start_deadline(request, service, service.settings.batch_deadline_ms)
+        deadline = start_deadline(request.state.record, service, service.settings.batch_deadline_ms)
         if is_ndjson(request.headers.get("content-type", "")):
             return _LineStream(call.stream())
         body = await read_body(request, BatchRequest)
@@ -115,7 +116,7 @@ class _Call:
     async def _answer(self, document: Any, deadline: Deadline) -> dict[str, Any]:
         """A reply with its status, or a problem."""
         try:
-            answer = await self._recommender.recommend(parse(document, RecommendRequest), deadline, bulk=True)
+            answer = await self._recommender.recommend(recommend_ask(document), deadline, bulk=True)
         except RequestError as error:
             return self._failed(error)
         except Exception as error:
@@ -143,7 +144,7 @@ class _Call:
         name = document.get("scenario") if isinstance(document, dict) else None
         scenario = registry.scenarios.get(name if isinstance(name, str) else registry.default or "")
         default_ms = self._service.settings.deadline_ms if scenario is None else scenario.deadline_ms
-        return start_deadline(self._request, self._service, default_ms, started_at=self._service.clock())
+        return start_deadline(self._request.state.record, self._service, default_ms, started_at=self._service.clock())
 
     def _failed(self, error: RequestError) -> dict[str, Any]:
         self._tally[str(error.status)] += 1

@@ -18,6 +18,7 @@ _TITLES = {
     400: "Malformed JSON or header",
     404: "Unknown scenario, model or route",
     405: "Method not allowed",
+    408: "The request did not arrive in time",
     413: "Body too large",
     422: "The request does not fit its schema",
     503: "Not ready, draining, overloaded, or the state store is away",

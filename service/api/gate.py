@@ -1,15 +1,15 @@
 """What every request passes: a name, a clock, a limit on its size, and at the end one log line and the metrics.
 
-Pure ASGI; it is the outermost layer, so whatever goes wrong inside still leaves as a problem.
+Pure ASGI; it is the outermost layer, so whatever goes wrong inside still leaves as a problem. One Gate stands before
+the routes of FastAPI, another before each route that is reached without FastAPI's layers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,10 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import problem_response
 from service.deadline import Clock
 from service.errors import BodyTooLarge, RequestError
-from service.logs import Logger, describe
+from service.logs import Logger, describe, new_id
 from service.metrics import Metrics
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:@-]{1,128}")
+# Where the server says in the request's state when its first byte came.
+ARRIVED_AT = "arrived_at"
 _QUIET = {"/livez", "/readyz", "/metrics"}
 
 
@@ -30,6 +32,7 @@ class Record:
 
     request_id: str
     started_at: float
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
     code: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
@@ -38,7 +41,8 @@ class Gate:
     """The application behind limits and a log.
 
     Args:
-        max_body_bytes: the limit of a request by method, path and content type; None = no limit on the whole body.
+        max_body_bytes: the limit of a request by path and content type; None = no limit on the whole body.
+        route: what log and metrics call every request here; by default the route that FastAPI found.
     """
 
     def __init__(
@@ -49,8 +53,9 @@ class Gate:
         metrics: Metrics,
         log: Logger,
         clock: Clock,
+        route: str | None = None,
     ) -> None:
-        self._app, self._max_body_bytes = app, max_body_bytes
+        self._app, self._max_body_bytes, self._route = app, max_body_bytes, route
         self._metrics, self._log, self._clock = metrics, log, clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,9 +64,9 @@ class Gate:
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
-        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid4().hex
-        record = Record(request_id, self._clock())
-        scope.setdefault("state", {})["record"] = record
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else new_id()
+        state = scope.setdefault("state", {})
+        record = state["record"] = Record(request_id, state.get(ARRIVED_AT) or self._clock(), headers)
         status = 0
 
         async def send_named(message: Message) -> None:
@@ -97,9 +102,9 @@ class Gate:
     def _close(self, scope: Scope, record: Record, status: int) -> None:
         took_s = self._clock() - record.started_at
         # The template, never the path itself: paths may hold ids, and labels must stay few.
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = self._route or getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if route != "unmatched" else "any"
-        self._metrics.http.labels(route, method, str(status)).observe(took_s)
+        self._metrics.http_of(route, method, str(status)).observe(took_s)
         say = self._log.debug if route in _QUIET else self._log.info
         say(
             "request",

@@ -44,7 +44,7 @@ def add_people(app: FastAPI, service: Service) -> None:
     async def events(request: Request) -> Response:
         """Stores what people did. 202 says whether Redis has it (`stored`) or memory does (`queued`)."""
         # Checked as everywhere, not obeyed: a write has its own limit, and giving up on it early gains nothing.
-        start_deadline(request, service, service.settings.deadline_ms)
+        start_deadline(request.state.record, service, service.settings.deadline_ms)
         body = await read_body(request, EventsRequest)
         receipt = await service.intake.take(body.events)
         document = {

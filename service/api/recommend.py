@@ -1,55 +1,92 @@
-"""`/v1/recommend` and `/v1/similar`: one question, one answer."""
+"""`/v1/recommend` and `/v1/similar`: one question, one answer.
+
+`/v1/recommend` is where the load is: `RecommendRoute` answers it without FastAPI's layers. The route of the same path
+documents it, and answers where the application is mounted below another path.
+"""
 
 from __future__ import annotations
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from service.api.body import read_body
+from service.api.asks import recommend_ask, similar_ask
+from service.api.body import parse_json, read_whole
 from service.api.documented import documented
-from service.api.replies import as_response, log_fields
+from service.api.gate import Record
+from service.api.replies import as_response, encode, log_fields, reply_headers
 from service.api.schemas import RecommendReply, RecommendRequest, SimilarRequest
-from service.deadline import HEADER, Deadline, granted_ms
+from service.deadline import ENVOY_HEADER, GRPC_HEADER, HEADER, Deadline, granted_ms
+from service.recommender import Answer
 from service.service import Service
 
-PROBLEMS = (400, 404, 413, 422, 503, 504)
+PROBLEMS = (400, 404, 408, 413, 422, 503, 504)
+PATH = "/v1/recommend"
+
+_OWN, _GRPC, _ENVOY = (name.lower().encode() for name in (HEADER, GRPC_HEADER, ENVOY_HEADER))
 
 
-def start_deadline(request: Request, service: Service, default_ms: int, *, started_at: float | None = None) -> Deadline:
+def start_deadline(record: Record, service: Service, default_ms: int, *, started_at: float | None = None) -> Deadline:
     """The request's deadline, counted from its arrival where nothing else is said.
 
     Raises:
-        BadHeader: the header is not a whole number of milliseconds, at least 1.
+        BadHeader: a header that gives a budget is not as its definition says.
     """
-    header = request.headers.get(HEADER)
-    budget_ms = granted_ms(header, default_ms=default_ms, max_ms=service.settings.max_deadline_ms)
-    arrived_at: float = request.state.record.started_at
-    return Deadline.start(budget_ms, arrived_at if started_at is None else started_at, service.clock)
+    given = record.headers.get
+    own, grpc, envoy = given(_OWN), given(_GRPC), given(_ENVOY)
+    budget_ms = granted_ms(
+        None if own is None else own.decode("latin-1"),
+        None if grpc is None else grpc.decode("latin-1"),
+        None if envoy is None else envoy.decode("latin-1"),
+        default_ms=default_ms,
+        max_ms=service.settings.max_deadline_ms,
+    )
+    return Deadline.start(budget_ms, record.started_at if started_at is None else started_at, service.clock)
+
+
+async def _recommend(service: Service, record: Record, body: bytes) -> Answer:
+    recommender = service.recommender
+    ask = recommend_ask(parse_json(body))
+    deadline = start_deadline(record, service, recommender.registry.scenario(ask.scenario).deadline_ms)
+    record.fields["user"] = service.pseudonyms.of(ask.user_id)
+    answer = await recommender.recommend(ask, deadline)
+    record.fields |= log_fields(answer)
+    return answer
+
+
+class RecommendRoute:
+    """ASGI application of the one path, behind a Gate."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_whole(receive, self._service.settings.max_body_bytes)
+        answer = await _recommend(self._service, scope["state"]["record"], body)
+        reply = encode(answer)
+        await send({"type": "http.response.start", "status": 200, "headers": reply_headers(answer, len(reply))})
+        await send({"type": "http.response.body", "body": reply})
 
 
 def add_recommend(app: FastAPI, service: Service) -> None:
     async def recommend(request: Request) -> Response:
         """Items for a user, a session or a given history, best first."""
-        recommender = service.recommender
-        ask = await read_body(request, RecommendRequest)
-        deadline = start_deadline(request, service, recommender.registry.scenario(ask.scenario).deadline_ms)
-        request.state.record.fields["user"] = service.pseudonyms.of(ask.user_id)
-        answer = await recommender.recommend(ask, deadline)
-        request.state.record.fields |= log_fields(answer)
-        return as_response(answer)
+        return as_response(await _recommend(service, request.state.record, await request.body()))
 
     async def similar(request: Request) -> Response:
         """Items like the given ones, best first."""
         recommender = service.recommender
-        ask = await read_body(request, SimilarRequest)
-        deadline = start_deadline(request, service, recommender.registry.scenario(ask.scenario).deadline_ms)
+        ask = similar_ask(parse_json(await request.body()))
+        deadline = start_deadline(
+            request.state.record, service, recommender.registry.scenario(ask.scenario).deadline_ms
+        )
         answer = await recommender.similar(ask, deadline)
         request.state.record.fields |= log_fields(answer)
         return as_response(answer)
 
     app.add_api_route(
-        "/v1/recommend",
+        PATH,
         recommend,
         methods=["POST"],
         **documented(RecommendReply, body=RecommendRequest, problems=PROBLEMS),

@@ -35,10 +35,25 @@ def as_document(answer: Answer) -> dict[str, Any]:
     }
 
 
+def encode(answer: Answer) -> bytes:
+    return orjson.dumps(as_document(answer))
+
+
+def reply_headers(answer: Answer, n_bytes: int) -> list[tuple[bytes, bytes]]:
+    """Raw headers of an answer of that size."""
+    timing = ", ".join([f"{stage};dur={duration_ms:.2f}" for stage, duration_ms in answer.stage_ms.items()])
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % n_bytes),
+        (b"x-served-tier", answer.picked.tier.encode()),
+        (b"server-timing", timing.encode()),
+    ]
+
+
 def as_response(answer: Answer) -> Response:
-    timing = ", ".join(f"{stage};dur={duration_ms:.2f}" for stage, duration_ms in answer.stage_ms.items())
-    headers = {"X-Served-Tier": answer.picked.tier, "Server-Timing": timing}
-    return Response(orjson.dumps(as_document(answer)), 200, headers, "application/json")
+    response = Response(encode(answer))
+    response.raw_headers = reply_headers(answer, len(response.body))
+    return response
 
 
 def log_fields(answer: Answer) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from service.state.store import Event, History, Limits, Owner, check_events, merge_sources, owners_of
+from service.state.store import Event, History, Limits, NewestLooks, Owner, check_events, merge_sources, owners_of
 
 
 @dataclass(slots=True)
@@ -31,6 +31,12 @@ class MemoryStore:
         self._timelines: dict[Owner, _Timeline] = {}
         # event_id -> first arrival, in order of arrival. Apart from the timelines because it outlives a session's.
         self._arrivals: dict[Owner, dict[str, float]] = {}
+
+    async def recall(
+        self, user_id: str | None, session_id: str | None, *, timeout_s: float
+    ) -> tuple[NewestLooks, NewestLooks]:
+        history = await self.read(user_id, session_id, timeout_s=timeout_s)
+        return _looks(history.user), _looks(history.session)
 
     async def read(self, user_id: str | None, session_id: str | None, *, timeout_s: float) -> History:
         return History(
@@ -100,6 +106,12 @@ class MemoryStore:
 
     def _forget(self, owner: Owner) -> int:
         return sum(kept.pop(owner, None) is not None for kept in (self._timelines, self._arrivals))
+
+
+def _looks(events: Sequence[Event]) -> NewestLooks:
+    return NewestLooks(
+        [event.event_id for event in events], [event.type for event in events], [event.item_id for event in events]
+    )
 
 
 def _as_stored(owner: Owner, event: Event) -> Event:

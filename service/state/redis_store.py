@@ -25,13 +25,15 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from service.errors import SettingsError, StoreUnavailable
 from service.state.lane import Command, Lane
 from service.state.scripts import APPEND, DROP
-from service.state.store import Event, History, Limits, Owner, check_events, merge_sources, owners_of
+from service.state.store import Event, History, Limits, NewestLooks, Owner, check_events, merge_sources, owners_of
 
 # A script runs alone in Redis: a long batch for one owner is cut so that readers wait a millisecond, not a hundred.
 EVENTS_PER_SCRIPT = 200
 # A pipeline is written whole before its replies are read: a longer one would look like a silent server.
 ARGUMENTS_PER_TRIP = 1_000
 MERGE_ROUNDS = 8
+
+_TEXT_OR_NONE = {str, type(None)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ class RedisStore:
         try:
             options: dict[str, Any] = {**parse_url(url), **ours}
             connection_class = options.pop("connection_class", Connection)
-            self._reads, self._writes = (Lane(connection_class(**options), probe_s=probe_s) for _ in range(2))
+            self._reads, self._writes = (
+                Lane(connection_class(**options), socket_timeout_s=socket_timeout_s, probe_s=probe_s) for _ in range(2)
+            )
         except (ValueError, TypeError, RedisError) as error:  # never with the URL in it: that may hold a password
             raise SettingsError(f"the Redis URL cannot be used: {error}") from None
 
@@ -104,6 +108,22 @@ class RedisStore:
             n_refused=self._n_refused,
             n_quarantined=self._n_quarantined,
         )
+
+    async def recall(
+        self, user_id: str | None, session_id: str | None, *, timeout_s: float
+    ) -> tuple[NewestLooks, NewestLooks]:
+        owners = [Owner("u", user_id)] if user_id is not None else []
+        if session_id is not None:
+            owners.append(Owner("s", session_id))
+        if not owners:
+            return NewestLooks(), NewestLooks()
+        newest = -self._limits.max_events
+        replies = self._members(
+            await self._reads.call([("ZRANGE", _keys(owner)[0], newest, -1) for owner in owners], timeout_s=timeout_s)
+        )
+        user = self._looks(replies[0]) if user_id is not None else NewestLooks()
+        session = self._looks(replies[-1]) if session_id is not None else NewestLooks()
+        return user, session
 
     async def read(self, user_id: str | None, session_id: str | None, *, timeout_s: float) -> History:
         user = None if user_id is None else Owner("u", user_id)
@@ -158,9 +178,7 @@ class RedisStore:
         return moved
 
     async def export_user(self, user_id: str) -> list[Event]:
-        owner = Owner("u", user_id)
-        [stored] = await self._stored(self._reads, [owner], self._admin_timeout_s)
-        return self._decode(owner, stored)
+        return (await self.read(user_id, None, timeout_s=self._admin_timeout_s)).user
 
     async def delete_user(self, user_id: str) -> int:
         """See `StateStore.delete_user`. Sessions go first: a repeat after a failure still finds which ones they are."""
@@ -187,13 +205,49 @@ class RedisStore:
         replies = await lane.call(
             [("ZRANGE", _keys(owner)[0], newest, -1, "WITHSCORES") for owner in owners], timeout_s=timeout_s
         )
+        for reply in self._members(replies):
+            _expect(len(reply) % 2 == 0, "members with scores", reply)
+        return replies
+
+    def _members(self, replies: list[Any]) -> list[list[bytes]]:
+        """The same lists, once they are lists; a key of another type counts as empty."""
         for position, reply in enumerate(replies):
             if isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
                 self._n_quarantined += 1
                 replies[position] = []
         for reply in self._accepted(replies):
-            _expect(isinstance(reply, list) and len(reply) % 2 == 0, "members with scores", reply)
+            _expect(isinstance(reply, list), "members", reply)
         return replies
+
+    def _looks(self, members: Sequence[bytes]) -> NewestLooks:
+        """Members of one timeline as columns. All are parsed as one document; where one is bad, one by one."""
+        if not members:
+            return NewestLooks()
+        try:
+            rows = orjson.loads(b"[" + b",".join([member[13:] for member in members]) + b"]")
+            event_ids, kinds, item_ids, others = zip(*rows, strict=True)
+            # Joining refuses whatever is not text.
+            "".join((*event_ids, *kinds, *item_ids))
+            sound = len(rows) == len(members) and {type(other) for other in others} <= _TEXT_OR_NONE
+        except (ValueError, TypeError):
+            sound = False
+        if not sound:
+            return self._looks_one_by_one(members)
+        return NewestLooks(event_ids, kinds, item_ids)
+
+    def _looks_one_by_one(self, members: Sequence[bytes]) -> NewestLooks:
+        rows = []
+        for member in members:
+            try:
+                event_id, kind, item_id, other = orjson.loads(member[13:])
+                sound = type(event_id) is type(kind) is type(item_id) is str and type(other) in _TEXT_OR_NONE
+            except (ValueError, TypeError):
+                sound = False
+            if sound:
+                rows.append((event_id, kind, item_id))
+            else:
+                self._n_quarantined += 1
+        return NewestLooks(*zip(*rows, strict=True))
 
     def _decode(self, owner: Owner, stored: Sequence[bytes]) -> list[Event]:
         """Events of one owner, leaving out (and counting) what is not an event of ours."""

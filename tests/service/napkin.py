@@ -24,7 +24,7 @@ import orjson
 from service.errors import StoreUnavailable
 from service.service import Service
 from service.state.memory import MemoryStore
-from service.state.store import Event, History
+from service.state.store import Event, History, NewestLooks
 
 ITEMS = ["a", "b", "c", "d", "e", "f", "g"]
 TABLE = np.array([(0, 0), (4, 0), (3, 1), (2, 2), (1, 3), (0, 4), (0, 1), (9, 9)], np.float32)
@@ -59,10 +59,16 @@ class FragileStore:
             raise StoreUnavailable("away")
 
     async def read(self, user_id: str | None, session_id: str | None, *, timeout_s: float) -> History:
+        self._check()
+        return await self.inner.read(user_id, session_id, timeout_s=timeout_s)
+
+    async def recall(
+        self, user_id: str | None, session_id: str | None, *, timeout_s: float
+    ) -> tuple[NewestLooks, NewestLooks]:
         self.reads += 1
         self.before_read()
         self._check()
-        return await self.inner.read(user_id, session_id, timeout_s=timeout_s)
+        return await self.inner.recall(user_id, session_id, timeout_s=timeout_s)
 
     async def append(self, events: Sequence[Event], *, timeout_s: float) -> list[bool]:
         self._check()

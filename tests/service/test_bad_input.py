@@ -267,7 +267,7 @@ async def test_a_fault_of_our_own_is_a_problem_without_details(
     async def fail(*_args: Any, **_options: Any) -> Any:
         raise KeyError(SECRET)
 
-    monkeypatch.setattr(running.store, "read", fail)
+    monkeypatch.setattr(running.store, "recall", fail)
 
     response = await running.post(RECOMMEND, {"user_id": "u1"})
 
