@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.artefact.directory import Artefact
-from service.artefact.files import ENCODER
+from service.artefact.files import ENCODER, ITEMS
 from service.artefact.manifest import EncoderSpec, TensorSpec
+from service.artefact.onnx_file import external_tensors
 from service.errors import ArtefactError, ArtefactRefused
 from service.features.sequence import encode_sequences
 from service.inference.runtime import Device, make_session
@@ -28,17 +30,24 @@ _DTYPES = {
 class Retriever:
     """The encoder of one artefact, checked against its manifest and ready to run.
 
+    Args:
+        table: the item table from `place`, for the encoder to look items up in: then a GPU holds it once, and top-k
+            uses the same. By default the encoder maps `items.npy` itself.
+
     Raises:
         ArtefactRefused: the graph cannot be loaded, or its tensors are not the manifest's.
         SettingsError: ONNX Runtime or the device is not there.
     """
 
-    def __init__(self, artefact: Artefact, *, intra_op_threads: int, device: Device) -> None:
+    def __init__(self, artefact: Artefact, *, intra_op_threads: int, device: Device, table: Any = None) -> None:
         self.artefact = artefact
+        self._table = table  # must live as long as the session
         manifest = artefact.manifest
         label = f"{manifest.name}/{manifest.version}"
         try:
-            self._session = make_session(artefact.path / ENCODER, device, intra_op_threads)
+            path = artefact.path / ENCODER
+            shared = {} if table is None else dict.fromkeys(_tables_of(path), table)
+            self._session = make_session(path, device, intra_op_threads, shared=shared)
         except ArtefactError as error:
             raise ArtefactRefused(label, [str(error)]) from error
         faults = graph_faults(self._session, manifest.inputs, manifest.outputs)
@@ -59,6 +68,11 @@ class Retriever:
         """
         manifest = self.artefact.manifest
         return run_encoder(self._session, manifest.encoder, manifest.n_items, histories)
+
+
+def _tables_of(path: Path) -> list[str]:
+    """Names of the encoder's tensors that are the item table."""
+    return [tensor.name for tensor in external_tensors(path) if tensor.location == ITEMS]
 
 
 def run_encoder(

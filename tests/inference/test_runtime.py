@@ -7,7 +7,7 @@ import pytest
 
 from service.errors import ArtefactError, SettingsError
 from service.inference import runtime
-from service.inference.runtime import import_onnxruntime, make_session
+from service.inference.runtime import has_cuda, import_onnxruntime, make_session
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -89,3 +89,12 @@ def test_a_file_that_is_no_graph_is_an_error_that_names_it(tmp_path: Path) -> No
     (tmp_path / "encoder.onnx").write_bytes(b"nothing")
     with pytest.raises(ArtefactError, match=r"encoder\.onnx: ONNX Runtime cannot load it"):
         make_session(tmp_path / "encoder.onnx", "cpu", intra_op_threads=1)
+
+
+@pytest.mark.usefixtures("cuda_build")
+def test_auto_takes_cuda_only_where_it_takes_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is visible may still lack its libraries; this build has none at all."""
+    monkeypatch.setattr(runtime, "_gpu_is_visible", lambda: True)
+    assert not has_cuda("auto")
+    assert has_cuda("cuda")  # was asked for: the session will say what is wrong
+    assert not has_cuda("cpu")
