@@ -13,13 +13,15 @@ from rich.console import Console
 from models.data.dataset import read_dataset
 from models.data.splits import SPLITS
 from models.errors import KnowledgeError
-from models.knowledge import answer_commands
+from models.knowledge import answer_commands, hidden_options
 from models.knowledge import endpoint_options as options
 from models.knowledge.answer_cache import AnswerCache, default_cache
 from models.knowledge.answers_folder import answers_provenance
 from models.knowledge.embeddings import AnsweredEncoder, EndpointEncoder
 from models.knowledge.encoders import HashEncoder, TextEncoder
 from models.knowledge.folder import read_provenance
+from models.knowledge.hidden_command import hidden
+from models.knowledge.hidden_options import Dtype, HiddenOptions, Pooling
 from models.knowledge.minilm import MiniLM
 from models.knowledge.report import KEPT
 from models.knowledge.store import N_COMPONENTS, N_SIMILAR, build_knowledge
@@ -35,6 +37,7 @@ app = typer.Typer(
 app.command("requests")(answer_commands.requests)
 app.command("ask")(answer_commands.ask)
 app.command("ingest")(answer_commands.ingest)
+app.command("hidden")(hidden)
 
 
 @app.command()
@@ -45,7 +48,8 @@ def build(
         str,
         typer.Option(
             help="`minilm`: all-MiniLM-L6-v2, 384 dimensions. `openai:MODEL`: an embedding model of the endpoint. "
-            "`answers:FOLDER`: vectors that were ingested. `hash`: for tests only."
+            "`answers:FOLDER`: vectors that were ingested. `transformers:MODEL`: hidden states of a local model. "
+            "`hash`: for tests only."
         ),
     ] = "minilm",
     split: Annotated[
@@ -67,6 +71,12 @@ def build(
     max_calls: options.MaxCalls = None,
     max_tokens: options.MaxTokens = None,
     price: options.Price = None,
+    layer: hidden_options.Layer = -1,
+    pooling: hidden_options.Pool = Pooling.mean_prompt,
+    dtype: hidden_options.Numbers = Dtype.auto,
+    revision: hidden_options.Revision = None,
+    max_prompt_tokens: hidden_options.PromptTokens = 2048,
+    max_new_tokens: hidden_options.NewTokens = 100,
 ) -> None:
     """Encode item and user prompts, their principal components and each user's similar users.
 
@@ -98,9 +108,16 @@ def build(
                 kept = opened.enter_context(AnswerCache(cache or default_cache()))
                 chosen = EndpointEncoder(endpoint, kept, encoder.removeprefix("openai:"), dimensions)
                 detail = endpoint.budget.summary
+            elif encoder.startswith("transformers:"):
+                from models.knowledge.hidden_states import HiddenStates
+
+                states = HiddenOptions(layer, pooling, dtype, revision, max_prompt_tokens, max_new_tokens)
+                kept = opened.enter_context(AnswerCache(cache or default_cache()))
+                chosen = HiddenStates(encoder.removeprefix("transformers:"), kept, states)
             else:
                 raise KnowledgeError(
-                    f"encoder {encoder!r} is unknown, expected minilm, openai:MODEL, answers:FOLDER or hash"
+                    f"encoder {encoder!r} is unknown, expected minilm, openai:MODEL, answers:FOLDER, "
+                    "transformers:MODEL or hash"
                 )
             if build_knowledge(
                 read, split_of, out, chosen, n_similar=similar, n_components=components, console=console, detail=detail

@@ -90,7 +90,7 @@ def ingest(
         KnowledgeError: the requests are of several papers or datasets or of none that is known, or `folder` holds
             something else.
     """
-    paper, dataset, is_embedding = _common(requests)
+    paper, dataset, is_embedding = common_subject(requests)
     check_answers_folder(folder, paper, dataset)
     collected = collect(requests, answers)
     digests = {request.custom_id: request.digest for request in requests}
@@ -141,7 +141,8 @@ def ingest(
     return collected
 
 
-def _common(requests: Sequence[Request]) -> tuple[str, str, bool]:
+def common_subject(requests: Sequence[Request]) -> tuple[str, str, bool]:
+    """Paper and dataset all requests are of, and whether they ask for vectors; KnowledgeError if they differ."""
     subjects = [subject_of(request.custom_id) for request in requests]
     for request, subject in zip(requests, subjects, strict=True):
         if subject is None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import KnowledgeError
+from models.knowledge.answers_folder import answers_provenance
 from models.knowledge.embeddings import AnsweredEncoder
 from models.knowledge.encoders import HashEncoder, TextEncoder
+from models.knowledge.hidden_options import digest_of_states
 from models.knowledge.minilm import MiniLM
 
 # What `knowledge build --encoder` opens without being told more, by the name it records.
@@ -26,14 +28,7 @@ def open_recorded(provenance: Mapping[str, Any], answers: Path | None = None) ->
     """
     recorded = provenance["encoder"]
     if answers is not None:
-        answered = AnsweredEncoder(answers)
-        # The digest of answered vectors is of the vectors themselves: new texts have another. The model is what counts.
-        if (answered.name, answered.dim) != (recorded["name"], recorded["dim"]):
-            raise KnowledgeError(
-                f"{answers}: vectors of {answered.name}, {answered.dim} dimensions; the knowledge was built with "
-                f"{recorded['name']}, {recorded['dim']} dimensions"
-            )
-        return answered
+        return _answered(recorded, answers)
     if recorded["name"] not in LOCAL:
         raise KnowledgeError(
             f"the knowledge was built with encoder '{recorded['name']}', which is not on this machine; embed the new "
@@ -46,3 +41,21 @@ def open_recorded(provenance: Mapping[str, Any], answers: Path | None = None) ->
             f"{recorded['digest'][:12]}: its vectors would mean something else to the adapter"
         )
     return encoder
+
+
+def _answered(recorded: Mapping[str, Any], folder: Path) -> TextEncoder:
+    answered = AnsweredEncoder(folder)
+    states = answers_provenance(folder).get("hidden_states")
+    if states is not None:
+        if digest_of_states(states) != recorded["digest"]:
+            raise KnowledgeError(
+                f"{folder}: hidden states of another model or with other options than the knowledge, which has "
+                f"{recorded['name']}"
+            )
+    # An endpoint's digest is of the vectors themselves, so that of new texts is another: the model is what counts.
+    elif (answered.name, answered.dim) != (recorded["name"], recorded["dim"]):
+        raise KnowledgeError(
+            f"{folder}: vectors of {answered.name}, {answered.dim} dimensions; the knowledge was built with "
+            f"{recorded['name']}, {recorded['dim']} dimensions"
+        )
+    return answered
