@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,29 +14,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import RunError
-from models.metrics import paired_bootstrap
+from models.metrics import Rows, case_values, paired_bootstrap
 
 COLUMNS = ("overall", "tail_item", "head_item", "tail_user", "head_user", "distinct_times")
 
 
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """Where the test targets of a run landed; every array has an entry for each of them."""
+
+    ranks: NDArray[np.int64]  # 0-based
+    rows: Rows
+    groups: dict[str, NDArray[np.bool_]]
+
+    def values(self, metric: str, group: str = "overall") -> NDArray[np.float64]:
+        """`metric` of each case that has a target in `group`."""
+        if group == "overall":
+            return case_values(metric, self.ranks, self.rows)
+        member = self.groups[group]
+        return case_values(metric, self.ranks[member], None if self.rows is None else self.rows[member])
+
+
 def compare(folders: list[Path]) -> dict[str, Any]:
-    """Figures of each run and its ndcg@10 gain over the first, with a 95 % paired bootstrap interval over users.
+    """Figures of each run and its gain over the first, with a 95 % paired bootstrap interval over users.
+
+    Runs are told by the two metrics of their split: hr@10 and ndcg@10, or of several targets recall@50 and ndcg@50.
 
     Raises:
         RunError: a run is not evaluated, or was evaluated on another data set, split or policy than the first.
     """
     reports = check_comparable(folders)
-    control, control_ranks = reports[0], read_ranks(folders[0])[0]
+    control, control_ranks = reports[0], read_ranks(folders[0])
+    _, by_place = headline(control)
     rows = []
     for folder, report in zip(folders, reports, strict=True):
-        mean, low, high = paired_bootstrap(ndcg_at_10(read_ranks(folder)[0]), ndcg_at_10(control_ranks), seed=0)
+        mean, low, high = paired_bootstrap(read_ranks(folder).values(by_place), control_ranks.values(by_place), seed=0)
         rows.append(
             {
                 "run": report["run"],
                 "seed": report["seed"],
                 "test": report["test"],
                 "without_untrained_targets": report["without_untrained_targets"],
-                "gain_over_control": {"ndcg@10": mean, "low": low, "high": high},
+                "gain_over_control": {by_place: mean, "low": low, "high": high},
                 "training": {
                     key: report["training"][key]
                     for key in ("epochs", "best_epoch", "seconds_per_epoch", "peak_memory_mb", "n_parameters")
@@ -48,23 +68,25 @@ def compare(folders: list[Path]) -> dict[str, Any]:
         "dataset": control["dataset"],
         "policy": control["policy"],
         "groups": control["groups"],
+        "headline": list(headline(control)),
         "control": control["run"],
         "rows": rows,
     }
 
 
 def as_markdown(table: dict[str, Any]) -> str:
-    """The comparison as a Markdown table: ndcg@10 by group, hr@10 overall, gain over the control."""
+    """The comparison as a Markdown table: how many targets are found, how high they stand by group, and the gain."""
+    found, by_place = table["headline"]
     groups = [group for group in COLUMNS if group in table["rows"][0]["test"]]
-    head = ["run", "hr@10", *(f"ndcg@10 {group}" for group in groups), f"gain over {table['control']} (95 %)"]
+    head = ["run", found, *(f"{by_place} {group}" for group in groups), f"gain over {table['control']} (95 %)"]
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for row in table["rows"]:
         gain = row["gain_over_control"]
         cells = [
             row["run"],
-            f"{row['test']['overall']['hr@10']:.4f}",
-            *(f"{row['test'][group]['ndcg@10']:.4f}" for group in groups),
-            f"{gain['ndcg@10']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]",
+            f"{row['test']['overall'][found]:.4f}",
+            *(f"{row['test'][group][by_place]:.4f}" for group in groups),
+            f"{gain[by_place]:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     sizes = ", ".join(f"{group} {table['rows'][0]['test'][group]['n']:,}" for group in groups)
@@ -95,8 +117,14 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def read_ranks(folder: Path, protocol: str = "test") -> tuple[NDArray[np.int64], dict[str, NDArray[np.bool_]]]:
-    """0-based ranks of the test targets, and which of them are in each group.
+def headline(report: dict[str, Any]) -> tuple[str, str]:
+    """The two metrics a report is told by: how many targets are found, and how high they stand."""
+    found, by_place = report.get("headline", ("hr@10", "ndcg@10"))  # which reports did not say at first
+    return found, by_place
+
+
+def read_ranks(folder: Path, protocol: str = "test") -> Ranks:
+    """0-based ranks of the test targets, which case each belongs to, and which of them are in each group.
 
     Args:
         protocol: `test` for the whole catalogue, `sampled` for fixed negatives.
@@ -104,17 +132,8 @@ def read_ranks(folder: Path, protocol: str = "test") -> tuple[NDArray[np.int64],
     with np.load(folder / "ranks.npz") as saved:
         groups = {name.removeprefix("group:"): saved[name] for name in saved.files if name.startswith("group:")}
         ranks: NDArray[np.int64] = saved["ranks"]
+        rows: Rows = saved["cases"] if "cases" in saved.files else None
     if protocol == "sampled":
         with np.load(folder / "sampled_ranks.npz") as saved:
             ranks = saved["ranks"]
-    return ranks, groups
-
-
-def ndcg_at_10(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """ndcg@10 of each case."""
-    return np.where(ranks < 10, 1 / np.log2(ranks + 2.0), 0.0)
-
-
-def hit_at_10(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """hr@10 of each case."""
-    return (ranks < 10).astype(np.float64)
+    return Ranks(ranks, rows, groups)

@@ -35,6 +35,7 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """LLM-ESR and, with one view and no distillation, the plain backbone: the same parts (arXiv:2405.20646)."""
 
+    kind: Literal["llm-esr"] = "llm-esr"
     backbone: Literal["sasrec", "gru4rec", "bert4rec"] = "sasrec"
     views: tuple[View, ...] = ("collaborative", "semantic")
     hidden_size: Annotated[int, Field(ge=2, description="width of one view")] = 64
@@ -102,7 +103,9 @@ class TrainConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     batch_size: Annotated[int, Field(ge=1, description="users per step")] = 256
     max_epochs: Annotated[int, Field(ge=1)] = 200
-    patience: Annotated[int, Field(ge=1, description="epochs without a better validation ndcg@10")] = 10
+    patience: Annotated[
+        int, Field(ge=1, description="epochs without a better validation, by the criterion of the paper")
+    ] = 10
     teachers: Annotated[
         Literal["step", "epoch"], Field(description="encode the teachers anew in each step, or all once an epoch")
     ] = "step"

@@ -1,11 +1,25 @@
-"""What every retriever model promises to training, evaluation and export."""
+"""What every model promises: to serving, to training, to evaluation. Papers differ behind these, and nowhere else."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from models.config import RunConfig
+    from models.data.dataset import Dataset
+    from models.data.splits import Split
+    from models.evaluation_page import Plot
+    from models.inputs import Inputs, Provenance
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -38,3 +52,67 @@ class RetrieverModel(Protocol):
     def encode_vectors(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
         """float32 queries (B, Q, D) from `item_table()[item_seq]` (B, L, D), item_seq (B, L) and seq_len (B,)."""
         ...
+
+
+class Curriculum(Protocol[Batch]):
+    """What one model is trained on. Holds the model; the trainer owns the optimiser, the epochs and the checkpoint.
+
+    Whatever it draws comes from torch's global generator or the one it is given: both are seeded anew each epoch, so
+    that a run that was killed goes on as if it had not been.
+    """
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of one epoch."""
+        ...
+
+    def begin_epoch(self) -> None:
+        """What is prepared once an epoch, before its first batch."""
+        ...
+
+    def batches(self, generator: torch.Generator) -> Iterator[Batch]:
+        """The batches of one epoch."""
+        ...
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Scalar to minimise, the model in training mode."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What an exam found on the test cases."""
+
+    report: dict[str, Any]  # sections of evaluation.json: at least `policy`, `groups` and `test`
+    plots: list[Plot]
+
+
+class Exam(Protocol):
+    """How a model is judged: the metric that early stopping looks at (higher is better), validation, and the test."""
+
+    @property
+    def criterion(self) -> str: ...
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics on the validation cases, `criterion` among them; the model is in eval mode."""
+        ...
+
+    def test(self, model: nn.Module, folder: Path, console: Console, n_negatives: int, negatives_seed: int) -> Tested:
+        """The report on the test cases; the files that carry it on are written to the run's `folder`."""
+        ...
+
+
+class Paper(Protocol):
+    """One paper's part in a run: what it reads of an LLM, its model, what that is trained on, how it is judged."""
+
+    def read_knowledge(self, config: RunConfig, dataset: Dataset) -> Provenance | None: ...
+
+    def build_model(self, config: RunConfig, inputs: Inputs) -> nn.Module:
+        """A freshly initialised model; the caller seeds torch."""
+        ...
+
+    def curriculum(
+        self, config: RunConfig, inputs: Inputs, model: nn.Module, device: torch.device
+    ) -> Curriculum[Any]: ...
+
+    def exam(self, config: RunConfig, dataset: Dataset, split: Split) -> Exam: ...

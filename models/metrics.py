@@ -1,26 +1,65 @@
-"""Ranks, and what is made of them: HR, NDCG and MRR at k, for everyone and by group. k is `count` in HTTP."""
+"""Ranks, and what is made of them: HR, NDCG, MRR and recall at k, for everyone and by group. k is `count` in HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-CUTOFFS = (5, 10, 20)
+CUTOFFS: Final = (5, 10, 20)
+ONE_TARGET: Final = ("hr", "ndcg", "mrr")
+# Several targets a case, as the family of ComiRec reports them.
+SEVERAL_CUTOFFS: Final = (10, 20, 50)
+SEVERAL_TARGETS: Final = ("recall", "hr", "ndcg")
+
+Rows = NDArray[np.int64] | None  # the case of each target, ascending; None: one target a case
 
 
-def metrics_of(ranks: NDArray[np.int64], cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, float]:
-    """Mean hr@k, ndcg@k and mrr@k of 0-based ranks (one target per case); empty input gives nan."""
+def metrics_of(
+    ranks: NDArray[np.int64], cutoffs: tuple[int, ...] | None = None, *, rows: Rows = None
+) -> dict[str, float]:
+    """Means over cases: hr, ndcg and mrr at 5, 10, 20; of several targets a case recall, hr and ndcg at 10, 20, 50.
+
+    Args:
+        ranks: 0-based rank of each target; none at all gives nan.
+        cutoffs: other values of k.
+    """
+    names, usual = (ONE_TARGET, CUTOFFS) if rows is None else (SEVERAL_TARGETS, SEVERAL_CUTOFFS)
     found: dict[str, float] = {}
-    with np.errstate(invalid="ignore"):
-        for k in cutoffs:
-            hit = ranks < k
-            n = len(ranks)
-            found[f"hr@{k}"] = float(hit.sum() / n) if n else float("nan")
-            found[f"ndcg@{k}"] = float((hit / np.log2(ranks + 2.0)).sum() / n) if n else float("nan")
-            found[f"mrr@{k}"] = float((hit / (ranks + 1.0)).sum() / n) if n else float("nan")
+    for k in usual if cutoffs is None else cutoffs:
+        for name in names:
+            values = case_values(f"{name}@{k}", ranks, rows)
+            found[f"{name}@{k}"] = float(values.sum() / len(values)) if len(values) else float("nan")
     return found
+
+
+def case_values(metric: str, ranks: NDArray[np.int64], rows: Rows = None) -> NDArray[np.float64]:
+    """float64 (cases with a target,): `metric`, written name@k, of each case, cases in order.
+
+    recall: share of the case's targets within the first k; hr: whether any is; mrr: 1 / place of the first of them;
+    ndcg: gains by place over the gains of min(targets, k) targets in the first places.
+    """
+    name, _, cutoff = metric.partition("@")
+    k = int(cutoff)
+    hit = ranks < k
+    if rows is None:
+        rows = np.arange(len(ranks))
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    if not len(starts):
+        return np.empty(0)
+    n_targets = np.diff(starts, append=len(rows))
+    if name == "recall":
+        return np.asarray(np.add.reduceat(hit, starts, dtype=np.float64) / n_targets)
+    if name == "hr":
+        return np.logical_or.reduceat(hit, starts).astype(np.float64)
+    if name == "mrr":
+        return np.asarray(np.maximum.reduceat(hit / (ranks + 1.0), starts))
+    if name == "ndcg":
+        ideal = np.cumsum(1 / np.log2(np.arange(k) + 2.0))
+        return np.asarray(np.add.reduceat(hit / np.log2(ranks + 2.0), starts) / ideal[np.minimum(n_targets, k) - 1])
+    raise ValueError(f"metric {metric!r} is unknown, expected recall, hr, mrr or ndcg, @ and a number")
 
 
 def tail_items(popularity: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -41,10 +80,17 @@ def tail_user_threshold(train_lengths: NDArray[np.int64]) -> float:
     return float(np.percentile(train_lengths, 80)) if len(train_lengths) else 0.0
 
 
-def by_group(ranks: NDArray[np.int64], groups: Mapping[str, NDArray[np.bool_]]) -> dict[str, dict[str, float]]:
-    """`metrics_of` for everyone (`overall`) and for each named group, each with its size `n`."""
+def by_group(
+    ranks: NDArray[np.int64], groups: Mapping[str, NDArray[np.bool_]], rows: Rows = None
+) -> dict[str, dict[str, float]]:
+    """`metrics_of` for everyone (`overall`) and for each named group of targets, each with its number of cases `n`."""
     everyone = {"overall": np.ones(len(ranks), dtype=bool), **groups}
-    return {name: {"n": int(member.sum()), **metrics_of(ranks[member])} for name, member in everyone.items()}
+    found: dict[str, dict[str, float]] = {}
+    for name, member in everyone.items():
+        inside = None if rows is None else rows[member]
+        n = int(member.sum()) if inside is None else len(np.unique(inside))
+        found[name] = {"n": n, **metrics_of(ranks[member], rows=inside)}
+    return found
 
 
 def paired_bootstrap(

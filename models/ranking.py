@@ -21,9 +21,9 @@ _BLOCK_SCORES = 16_000_000
 
 @dataclass(frozen=True)
 class Ranking:
-    """Where each target landed (0 = first), and the best `top` items of each case."""
+    """Where each target landed (0 = first), and the best `top` items of each of n cases."""
 
-    ranks: NDArray[np.int64]  # (n,)
+    ranks: NDArray[np.int64]  # by target
     items: NDArray[np.int64]  # (n, top) item indices, best first
     scores: NDArray[np.float32]  # (n, top)
 
@@ -37,7 +37,7 @@ def rank_cases(
     top: int = 20,
     on_progress: Callable[[int], None] = lambda n: None,
 ) -> Ranking:
-    """Rank every case's target among all items.
+    """Rank every case's targets, each among all items.
 
     A target's rank is the number of items with a higher score, plus equal ones with a lower item index. Items of the
     case's input are taken out when `filter_seen`; a target among them counts as a miss (it is never dropped).
@@ -50,8 +50,9 @@ def rank_cases(
     table = model.item_table()
     n_items = table.shape[0] - 1
     top = min(top, n_items)
-    n = len(cases.targets)
-    ranks = np.empty(n, dtype=np.int64)
+    n = len(cases)
+    ranks = np.empty(len(cases.targets), dtype=np.int64)
+    starts = np.arange(n) if cases.n_targets is None else np.cumsum(cases.n_targets) - cases.n_targets
     items = np.empty((n, top), dtype=np.int64)
     top_scores = np.empty((n, top), dtype=np.float32)
     order = np.argsort(cases.inputs.lengths, kind="stable")  # batches of similar length
@@ -59,11 +60,16 @@ def rank_cases(
     for start in range(0, n, block):
         rows = order[start : start + block]
         scores = _score(model, table, [cases.inputs[row] for row in rows])
-        targets = torch.as_tensor(cases.targets[rows], device=table.device)
         if filter_seen:
             at, seen = _flat(cases.inputs, rows)
             scores[at, seen] = -torch.inf
-        ranks[rows] = _ranks(scores, targets).cpu().numpy()
+        # The first target of every case, then the second of those that have two, and so on.
+        for number in range(1 if cases.n_targets is None else int(cases.n_targets[rows].max())):
+            asked = np.arange(len(rows)) if cases.n_targets is None else np.flatnonzero(cases.n_targets[rows] > number)
+            at_target = starts[rows[asked]] + number
+            targets = torch.as_tensor(cases.targets[at_target], device=table.device)
+            asked_scores = scores if len(asked) == len(rows) else scores[torch.as_tensor(asked, device=table.device)]
+            ranks[at_target] = _ranks(asked_scores, targets).cpu().numpy()
         if top:
             top_scores[rows], items[rows] = _top(scores, top)
         on_progress(len(rows))
@@ -72,7 +78,10 @@ def rank_cases(
 
 @torch.no_grad()
 def rank_against(model: RetrieverModel, cases: EvalCases, negatives: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0-based ranks of the targets among their own negatives (n, m) alone; a tie counts against the target."""
+    """0-based ranks of the targets among their own negatives (n, m) alone; a tie counts against the target.
+
+    Each case has one target.
+    """
     table = model.item_table()
     n = len(cases.targets)
     ranks = np.empty(n, dtype=np.int64)

@@ -20,14 +20,14 @@ from typing import Any
 import safetensors.torch
 import tomli_w
 import torch
+from torch import nn
 
 from models.config import RunConfig, parse_config
 from models.data.dataset import Dataset, read_dataset
 from models.data.splits import SPLITS, Split
 from models.errors import ConfigError, RunError
-from models.knowledge.store import Knowledge, load_knowledge
-from models.knowledge_control import shuffled
-from models.llm_esr import LLMESR
+from models.inputs import Inputs
+from models.papers import PAPERS
 
 CONFIG, WEIGHTS, METRICS, CHECKPOINT, SUMMARY = (
     "config.toml",
@@ -39,21 +39,12 @@ CONFIG, WEIGHTS, METRICS, CHECKPOINT, SUMMARY = (
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a run reads, loaded."""
-
-    dataset: Dataset
-    split: Split
-    knowledge: Knowledge | None
-
-
-@dataclass(frozen=True)
 class Run:
     """A finished run, its model in eval mode on the CPU."""
 
     path: Path
     config: dict[str, Any]
-    model: LLMESR
+    model: Any  # of the paper's own class; a `RetrieverModel` where the paper's is one
     dataset: Dataset
     split: Split
     evaluation: dict[str, Any] | None
@@ -69,17 +60,13 @@ def load_inputs(config: RunConfig) -> Inputs:
     if config.data.split not in SPLITS:
         raise ConfigError(f"data.split is {config.data.split!r}, expected one of {sorted(SPLITS)}")
     dataset = read_dataset(config.data.dataset)
-    knowledge = None
-    if config.data.knowledge is not None and config.model.needs_knowledge:
-        knowledge = load_knowledge(config.data.knowledge, dataset, config.data.split)
-        if config.data.shuffle_knowledge:
-            knowledge = shuffled(knowledge, config.data.shuffle_knowledge, config.data.shuffle_seed)
+    knowledge = PAPERS[config.model.kind].read_knowledge(config, dataset)
     return Inputs(dataset, SPLITS[config.data.split](dataset), knowledge)
 
 
-def build_model(config: RunConfig, inputs: Inputs) -> LLMESR:
-    """A freshly initialised model; the caller seeds torch."""
-    return LLMESR(config.model, len(inputs.dataset.item_ids), inputs.knowledge)
+def build_model(config: RunConfig, inputs: Inputs) -> Any:
+    """A freshly initialised model of the run's paper; the caller seeds torch."""
+    return PAPERS[config.model.kind].build_model(config, inputs)
 
 
 def check_config(folder: Path, config: RunConfig) -> None:
@@ -126,7 +113,7 @@ def load_run(folder: Path) -> Run:
     )
 
 
-def load_weights(path: Path, model: LLMESR) -> None:
+def load_weights(path: Path, model: nn.Module) -> None:
     """Load safetensors into `model`; `RunError` names the file and the tensors that do not fit."""
     try:
         model.load_state_dict(safetensors.torch.load_file(path))
@@ -134,7 +121,7 @@ def load_weights(path: Path, model: LLMESR) -> None:
         raise RunError(f"{path}: weights do not fit the run's configuration ({error})") from error
 
 
-def save_weights(path: Path, model: LLMESR) -> None:
+def save_weights(path: Path, model: nn.Module) -> None:
     """Write the trainable parameters atomically."""
     write_atomic(
         path, safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.compare import check_comparable, hit_at_10, ndcg_at_10, read_ranks, read_report
+from models.compare import check_comparable, headline, read_ranks, read_report
 from models.metrics import relative_bootstrap
 from models.runs import write_atomic
 from models.study_plan import Cell, Study
@@ -70,6 +70,7 @@ def _row(cells: list[Cell], control: list[Cell], done: dict[Cell, Path], states:
         "not_run": {str(cell.seed): states.get(cell, NOT_RUN) for cell in cells if cell not in done},
     }
     if reports:
+        row["headline"] = list(headline(reports[0]))
         row["test"] = _metrics([report["test"] for report in reports])
         if all("sampled" in report for report in reports):
             row["sampled"] = _metrics([report["sampled"]["test"] for report in reports])
@@ -79,7 +80,12 @@ def _row(cells: list[Cell], control: list[Cell], done: dict[Cell, Path], states:
     pairs = [(done[cell], of_seed[cell.seed]) for cell in finished if cell.seed in of_seed]
     if pairs and cells != control:
         row["gain"] = {
-            protocol: gains(tuple(ours for ours, _ in pairs), tuple(theirs for _, theirs in pairs), protocol)
+            protocol: gains(
+                tuple(ours for ours, _ in pairs),
+                tuple(theirs for _, theirs in pairs),
+                protocol,
+                headline(reports[0]),
+            )
             for protocol in PROTOCOLS
             if protocol in row
         }
@@ -88,22 +94,24 @@ def _row(cells: list[Cell], control: list[Cell], done: dict[Cell, Path], states:
 
 
 @functools.lru_cache(maxsize=4096)  # a table is rewritten after each run, its finished pairs do not change
-def gains(ours: tuple[Path, ...], theirs: tuple[Path, ...], protocol: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Relative gain of hr@10 and ndcg@10 by group, with a 95 % interval: {group: {metric: {relative, low, high}}}.
+def gains(
+    ours: tuple[Path, ...], theirs: tuple[Path, ...], protocol: str, metrics: tuple[str, ...]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Relative gain of each metric by group, with a 95 % interval: {group: {metric: {relative, low, high}}}.
 
     A user's value is the mean over the paired seeds; users are resampled.
     """
-    first, _ = read_ranks(ours[0], protocol)
-    groups = {"overall": np.ones(len(first), dtype=bool), **read_ranks(ours[0], protocol)[1]}
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for metric, value in (("hr@10", hit_at_10), ("ndcg@10", ndcg_at_10)):
-        one, other = (
-            np.mean([value(read_ranks(folder, protocol)[0]) for folder in folders], axis=0)
-            for folders in (ours, theirs)
-        )
-        for group, member in groups.items():
-            found.setdefault(group, {})[metric] = _interval(one[member], other[member])
-    return found
+    one, other = ([read_ranks(folder, protocol) for folder in folders] for folders in (ours, theirs))
+    return {
+        group: {
+            metric: _interval(
+                np.mean([ranks.values(metric, group) for ranks in one], axis=0),
+                np.mean([ranks.values(metric, group) for ranks in other], axis=0),
+            )
+            for metric in metrics
+        }
+        for group in ("overall", *one[0].groups)
+    }
 
 
 def _interval(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, float]:
@@ -154,16 +162,19 @@ def as_markdown(table: dict[str, Any]) -> str:
 
 
 def _full(rows: list[dict[str, Any]]) -> list[str]:
-    head = ["model", "seeds", "hr@10", *(f"ndcg@10 {group}" for group in GROUPS), "gain ndcg@10", "s/epoch", "MB"]
+    found, by_place = next((row["headline"] for row in rows if "headline" in row), ("hr@10", "ndcg@10"))
+    head = ["model", "seeds", found, *(f"{by_place} {group}" for group in GROUPS)]
+    head += [f"gain {found}", f"gain {by_place}", "s/epoch", "MB"]
     lines = []
     for row in rows:
         cost = row.get("cost")
         lines.append(
             [
                 *_name(row),
-                _cell(row, "test", "overall", "hr@10"),
-                *(_cell(row, "test", group, "ndcg@10") for group in GROUPS),
-                _gain(row, "test", "overall", "ndcg@10"),
+                _cell(row, "test", "overall", found),
+                *(_cell(row, "test", group, by_place) for group in GROUPS),
+                _gain(row, "test", "overall", found),
+                _gain(row, "test", "overall", by_place),
                 f"{cost['seconds_per_epoch']:.1f}" if cost else NOT_RUN,
                 f"{cost['peak_memory_mb']:.0f}" if cost else NOT_RUN,
             ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +18,40 @@ from models.errors import DatasetError
 
 @dataclass(frozen=True, eq=False)
 class EvalCases:
-    """n held-out questions: after `inputs[c]`, user `user_index[c]` chose item `targets[c]`."""
+    """n held-out questions: after `inputs[c]`, user `user_index[c]` chose item `targets[c]`, or several items.
+
+    With several targets a case, `targets` and what is called by target have one entry for each of them, case by case.
+    """
 
     user_index: NDArray[np.int64]  # (n,) row of dataset.user_ids
     inputs: Sequences  # (n,) rows, oldest first, none empty
-    targets: NDArray[np.int64]  # (n,) item index
-    distinct_times: NDArray[np.bool_] | None  # (n,) target and newest input have different known times; None: no times
+    targets: NDArray[np.int64]  # item index, by target
+    distinct_times: (
+        NDArray[np.bool_] | None
+    )  # by target: newest input and target have different known times; None: none
+    n_targets: NDArray[np.int64] | None = None  # (n,) at least 1; None: one each
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.user_index)
+
+    @property
+    def rows(self) -> NDArray[np.int64] | None:
+        """The case of each target, ascending; None where each case has one."""
+        return None if self.n_targets is None else np.repeat(np.arange(len(self)), self.n_targets)
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        """The two metrics these cases are told by: how many targets are found, and how high they stand."""
+        return ("hr@10", "ndcg@10") if self.n_targets is None else ("recall@50", "ndcg@50")
+
+    def by_target(self, values: NDArray[Any]) -> NDArray[Any]:
+        """What is known of each case, for each of its targets."""
+        return values if self.n_targets is None else np.repeat(values, self.n_targets)
+
+    def targets_by_case(self) -> list[NDArray[np.int64]]:
+        """The targets of each case, nearest in time first."""
+        starts = np.arange(1, len(self)) if self.n_targets is None else np.cumsum(self.n_targets)[:-1]
+        return np.split(self.targets, starts) if len(self) else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +154,66 @@ def by_session(dataset: Dataset, valid_share: float = 0.1, test_share: float = 0
     )
 
 
+def user_disjoint(
+    dataset: Dataset, train_share: float = 0.8, valid_share: float = 0.1, history_share: float = 0.8, seed: int = 2021
+) -> Split:
+    """Some users train with all they did, the others are never seen: 80 / 10 / 10 % of the users, shuffled by `seed`.
+
+    A held-out user's first 80 % of events (rounded down, at least one) are the input, and every item of the rest is a
+    target, as the family of ComiRec evaluates (EIMF sheet, section 2). An item that repeats counts once. Held-out
+    users with a single event have no case.
+
+    Raises:
+        DatasetError: a part would have no user.
+    """
+    n = dataset.n_users
+    n_train, n_valid = int(n * train_share), int(n * valid_share)
+    if min(n_train, n_valid, n - n_train - n_valid) < 1:
+        raise DatasetError(
+            f"dataset '{dataset.name}': user_disjoint takes {train_share:g} of {n} users to train and {valid_share:g} "
+            "to validate, expected at least one user in each of three parts"
+        )
+    order = np.random.default_rng(seed).permutation(n)
+    in_training = np.zeros(n, dtype=bool)
+    in_training[order[:n_train]] = True
+    sequences = dataset.sequences
+
+    def rest_of(users: NDArray[np.int64]) -> EvalCases:
+        users = np.sort(users[sequences.lengths[users] >= 2])
+        n_input = np.clip((sequences.lengths[users] * history_share).astype(np.int64), 1, sequences.lengths[users] - 1)
+        starts, ends = sequences.offsets[users] + n_input, sequences.offsets[users + 1]
+        # The first of each item among a case's events after its input.
+        found = [_first_of_each(sequences.items[start:end]) + start for start, end in zip(starts, ends, strict=True)]
+        n_targets = np.array([len(places) for places in found], dtype=np.int64)
+        at = np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        lengths = np.zeros(n, dtype=np.int64)
+        lengths[users] = n_input
+        return EvalCases(
+            user_index=users,
+            inputs=sequences.prefixes(lengths).take(users),
+            targets=sequences.items[at],
+            distinct_times=_distinct(dataset, np.repeat(starts - 1, n_targets), at),
+            n_targets=n_targets,
+        )
+
+    return Split(
+        name="user_disjoint",
+        train=sequences.where(in_training[sequences.rows]),
+        valid=rest_of(order[n_train : n_train + n_valid]),
+        test=rest_of(order[n_train + n_valid :]),
+    )
+
+
+def _first_of_each(items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the first occurrences, ascending."""
+    return np.sort(np.unique(items, return_index=True)[1])
+
+
 SPLITS: Final[dict[str, Callable[[Dataset], Split]]] = {
     "leave_one_out": leave_one_out,
     "global_time": global_time,
     "by_session": by_session,
+    "user_disjoint": user_disjoint,
 }
 
 

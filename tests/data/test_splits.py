@@ -7,15 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.data.dataset import Dataset, dataset_from_tables
-from models.data.splits import SPLITS, EvalCases, by_session, global_time, leave_one_out
+from models.data.splits import SPLITS, EvalCases, by_session, global_time, leave_one_out, user_disjoint
 from models.errors import DatasetError
 
 MakeDataset = Callable[..., Dataset]
 
 
 def listed(cases: EvalCases) -> list[tuple[int, list[int], int]]:
-    users, targets = cases.user_index.tolist(), cases.targets.tolist()
-    return [(user, row.tolist(), target) for user, row, target in zip(users, cases.inputs, targets, strict=True)]
+    """(user, input, target) of each target."""
+    rows = range(len(cases)) if cases.rows is None else cases.rows.tolist()
+    users, targets = cases.by_target(cases.user_index).tolist(), cases.targets.tolist()
+    return [(user, cases.inputs[row].tolist(), at) for user, row, at in zip(users, rows, targets, strict=True)]
 
 
 def test_leave_one_out_holds_out_the_last_two_events(make_dataset: MakeDataset) -> None:
@@ -136,7 +138,7 @@ def test_by_session_says_what_is_missing(make_dataset: MakeDataset) -> None:
         by_session(make_dataset("user_id item_id session_id position timestamp", *rows))
 
 
-EVENTS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 40), st.integers(0, 3)), min_size=2)
+EVENTS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 9), st.integers(0, 40), st.integers(0, 3)), min_size=2)
 
 
 def dataset_of(events: list[tuple[int, int, int, int]]) -> Dataset:
@@ -153,7 +155,8 @@ def test_no_split_leaks(events: list[tuple[int, int, int, int]], name: str) -> N
     try:
         split = SPLITS[name](dataset)
     except DatasetError as error:
-        assert "leaves nothing to train on" in str(error)  # noqa: PT017
+        expected = "in each of three parts" if name == "user_disjoint" else "leaves nothing to train on"
+        assert expected in str(error)  # noqa: PT017
         return
     times = np.array([event[2] for event in events])  # item index i is event i - 1
     trained = set(split.train.items.tolist())
@@ -168,9 +171,10 @@ def test_no_split_leaks(events: list[tuple[int, int, int, int]], name: str) -> N
             events_of_user = dataset.sequences[user].tolist()
             assert [item for item in events_of_user if item in inputs] == inputs
             assert events_of_user.index(inputs[-1]) < events_of_user.index(target)
-    for user, inputs, _ in listed(split.valid) + (listed(split.test) if name == "by_session" else []):
-        if name == "by_session":
-            assert not trained & set(inputs)  # a held-out session is held out whole
+    held_out_whole = name in ("by_session", "user_disjoint")  # a session there, a user here
+    for user, inputs, _ in listed(split.valid) + (listed(split.test) if held_out_whole else []):
+        if held_out_whole:
+            assert not trained & set(inputs)
         else:
             assert inputs == split.train[user].tolist()
     if name == "global_time":
@@ -180,3 +184,51 @@ def test_no_split_leaks(events: list[tuple[int, int, int, int]], name: str) -> N
         test_targets = split.test.targets - 1
         if len(valid_targets) and len(test_targets):
             assert times[valid_targets].max() < times[test_targets].min()
+
+
+def _users(n: int, length: int) -> Dataset:
+    """User uN chose items N, N + 1, ...: `length` of them."""
+    rows = [(f"u{user:03}", f"i{user + step:03}", 10 * step) for user in range(n) for step in range(length)]
+    users, items, times = zip(*rows, strict=True)
+    return dataset_from_tables(
+        "many", pa.table({"user_id": users, "item_id": items, "timestamp": pa.array(times, pa.int64())}), None
+    )
+
+
+def test_user_disjoint_trains_on_whole_users_and_asks_the_others_for_all_that_follows_four_fifths() -> None:
+    split = user_disjoint(_users(20, 11))
+    lengths = split.train.lengths
+    held_out = np.sort(np.concatenate([split.valid.user_index, split.test.user_index]))
+    assert sorted(lengths.tolist()) == [0] * 4 + [11] * 16
+    assert held_out.tolist() == np.flatnonzero(lengths == 0).tolist()
+    assert len(split.valid) == len(split.test) == 2
+    cases = split.test
+    user = int(cases.user_index[1])
+    # 80 % of 11 events, rounded down, are the input; items are numbered from 1.
+    assert cases.inputs[1].tolist() == [user + step + 1 for step in range(8)]
+    assert cases.targets_by_case()[1].tolist() == [user + step + 1 for step in (8, 9, 10)]
+    assert cases.rows is not None
+    assert cases.rows.tolist() == [0, 0, 0, 1, 1, 1]
+    assert cases.distinct_times is not None
+    assert cases.distinct_times.all()
+
+
+def test_user_disjoint_is_shuffled_and_the_same_every_time() -> None:
+    one, other = user_disjoint(_users(200, 5)), user_disjoint(_users(200, 5))
+    assert (one.test.user_index == other.test.user_index).all()
+    assert one.test.user_index.tolist() != list(range(180, 200))
+
+
+def test_a_target_that_repeats_counts_once() -> None:
+    rows = [(f"u{user}", item) for user in range(10) for item in "abcdefghxx"]
+    users, items = zip(*rows, strict=True)
+    positions = pa.array([place % 10 for place in range(100)], pa.int64())
+    split = user_disjoint(
+        dataset_from_tables("twice", pa.table({"user_id": users, "item_id": items, "position": positions}), None)
+    )
+    assert split.test.targets.tolist() == [9]
+
+
+def test_user_disjoint_needs_a_user_for_each_part() -> None:
+    with pytest.raises(DatasetError, match="at least one user in each of three parts"):
+        user_disjoint(_users(5, 5))

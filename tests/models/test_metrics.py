@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from models.metrics import by_group, metrics_of, paired_bootstrap, tail_items, tail_user_threshold
+from models.metrics import by_group, case_values, metrics_of, paired_bootstrap, tail_items, tail_user_threshold
 
 
 def test_metrics_of_ranks_worked_by_hand() -> None:
@@ -46,3 +46,26 @@ def test_a_paired_bootstrap_of_equal_systems_holds_zero_and_of_a_better_one_does
     mean, low, high = paired_bootstrap(hits + 0.5, hits, seed=1, n_draws=200)
     assert mean == pytest.approx(0.5)
     assert low > 0
+
+
+def test_several_targets_of_a_case_are_told_by_recall_any_hit_and_true_ndcg() -> None:
+    # Case 0 has targets at ranks 0 and 30, case 1 one at rank 3 (0-based).
+    ranks, rows = np.array([0, 30, 3]), np.array([0, 0, 1])
+    assert case_values("recall@20", ranks, rows).tolist() == [0.5, 1.0]
+    assert case_values("recall@50", ranks, rows).tolist() == [1.0, 1.0]
+    assert case_values("hr@20", ranks, rows).tolist() == [1.0, 1.0]
+    # Two targets could have stood first and second: 1 of 1 + 1 / log2(3). One target: by its place alone.
+    first = 1 / (1 + 1 / np.log2(3))
+    np.testing.assert_allclose(case_values("ndcg@20", ranks, rows), [first, 1 / np.log2(5)])
+    # The ideal has no more places than k.
+    assert case_values("ndcg@1", ranks, rows).tolist() == [1.0, 0.0]
+    assert metrics_of(ranks, rows=rows)["recall@20"] == 0.75
+
+
+def test_a_group_of_targets_counts_the_cases_that_have_one() -> None:
+    ranks, rows = np.array([0, 30, 3]), np.array([0, 0, 1])
+    found = by_group(ranks, {"late": np.array([False, True, False])}, rows)
+    assert found["overall"]["n"] == 2
+    assert found["late"]["n"] == 1
+    assert found["late"]["recall@50"] == 1.0
+    assert found["late"]["recall@20"] == 0.0

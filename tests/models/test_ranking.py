@@ -68,3 +68,9 @@ def test_negatives_are_fixed_by_their_seed_distinct_and_never_in_the_case() -> N
 def test_too_few_items_for_the_negatives_is_said() -> None:
     with pytest.raises(ValueError, match="7 items are left, 8 negatives"):
         draw_negatives(_cases([[1, 2]], [3]), n_items=10, n_negatives=8, seed=7)
+
+
+def test_each_of_several_targets_has_its_rank() -> None:
+    # After item 1 the scores of items 2..5 are 3, 2, 2, 0.
+    cases = EvalCases(np.arange(2), Sequences.from_lists([[1], [1]]), np.array([5, 2, 3]), None, np.array([2, 1]))
+    assert rank_cases(LastItem(), cases).ranks.tolist() == [3, 0, 1]

@@ -1,0 +1,10 @@
+"""The papers that a run's `[model] kind` may name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from models.contracts import Paper
+from models.llm_esr_training import LLMESRPaper
+
+PAPERS: Final[dict[str, Paper]] = {"llm-esr": LLMESRPaper()}
