@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+import pyarrow
 import uvicorn
 from fastapi import FastAPI
 
@@ -78,10 +79,12 @@ def _cannot_listen(settings: Settings, port: int, error: OSError) -> SettingsErr
 def settle() -> None:
     """Tells the garbage collector that everything imported and loaded so far stays for good.
 
-    Otherwise each full collection walks through all of it and stops the event loop for 30 to 40 ms.
+    Otherwise each full collection walks through all of it and stops the event loop for 30 to 40 ms. What reading a
+    catalogue left in Arrow's pool goes back to the system: 45 MB of each process at a million items.
     """
     gc.collect()
     gc.freeze()
+    pyarrow.default_memory_pool().release_unused()
 
 
 class DrainingServer(uvicorn.Server):
