@@ -131,9 +131,7 @@ class RemoteEngine:
             self._metrics.shed.labels("queue_full").inc()
             raise Overloaded("More requests are waiting than the budget allows for.", retry_after_s=1)
         place = self._places[model.label]
-        id_, answer = link.ask(
-            lambda id_: pack_ask(id_, place, operation, row, k, excluded, deadline.ends_at, bulk=bulk), bulk
-        )
+        id_, answer = link.ask(lambda id_: pack_ask(id_, place, operation, row, k, excluded, deadline, bulk=bulk), bulk)
         timer = asyncio.get_running_loop().call_later(left_s, link.expire, id_)
         try:
             return await answer

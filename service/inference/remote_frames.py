@@ -3,8 +3,8 @@
     header   payload bytes u32, kind u8, zeros 3
     HELLO    "AGLW", version u16, models u16, then per model: sha256 of its manifest 32, label bytes u16,
              device bytes u16, label, device                                              owner -> front, first of all
-    ASK      id u32, model u16 (place in HELLO), operation u8, bulk u8, k u32, n_row u32, n_excluded u32, zeros 4,
-             deadline f64 (seconds of CLOCK_MONOTONIC, which all processes of one machine share),
+    ASK      id u32, model u16 (place in HELLO), operation u8, bulk u8, k u32, n_row u32, n_excluded u32,
+             granted_ms f32, deadline f64 (seconds of CLOCK_MONOTONIC, which all processes of one machine share),
              row i32 x n_row, excluded i32 x n_excluded                                   front -> owner
     CANCEL   id u32                                                                       front -> owner
     ANSWER   id u32, n u32, queue_ms f32, infer_ms f32, items i32 x n, scores f32 x n     owner -> front
@@ -15,6 +15,7 @@ Nothing is ever unpickled, and a frame that is not exactly one of these is a `Fr
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from service.deadline import Deadline
 from service.errors import DeadlineExceeded, EngineUnavailable, ModelFailed, Overloaded, RequestError
 from service.inference.engine import Operation, Ranked
 
@@ -36,7 +38,7 @@ _MAGIC: Final = b"AGLW"
 _HEADER = struct.Struct("<IB3x")
 _HELLO = struct.Struct("<4sHH")
 _HELLO_MODEL = struct.Struct("<32sHH")
-_ASK = struct.Struct("<IHBBIII4xd")
+_ASK = struct.Struct("<IHBBIIIfd")
 _CANCEL = struct.Struct("<I")
 _ANSWER = struct.Struct("<IIff")
 _REFUSAL = struct.Struct("<IBxH")
@@ -67,6 +69,7 @@ class Ask:
     operation: Operation
     bulk: bool
     k: int
+    granted_ms: float
     ends_at: float
     row: list[int]
     excluded: NDArray[np.int64]
@@ -151,11 +154,12 @@ def pack_ask(
     row: Sequence[int],
     k: int,
     excluded: NDArray[np.int64],
-    ends_at: float,
+    deadline: Deadline,
     *,
     bulk: bool,
 ) -> bytes:
-    fixed = _ASK.pack(id_, model, _OPERATIONS.index(operation), bulk, k, len(row), len(excluded), ends_at)
+    numbers = (id_, model, _OPERATIONS.index(operation), bulk, k, len(row), len(excluded))
+    fixed = _ASK.pack(*numbers, deadline.granted_ms, deadline.ends_at)
     return frame(ASK, fixed + np.array(row, "<i4").tobytes() + excluded.astype("<i4").tobytes())
 
 
@@ -165,11 +169,11 @@ def unpack_ask(payload: memoryview) -> Ask:
     Raises:
         FrameError: not a question.
     """
-    id_, model, operation, bulk, k, n_row, n_excluded, ends_at = _fixed(_ASK, payload, "ASK")
+    id_, model, operation, bulk, k, n_row, n_excluded, granted_ms, ends_at = _fixed(_ASK, payload, "ASK")
     _ends(payload, _ASK.size + 4 * (n_row + n_excluded), "ASK")
     if operation >= len(_OPERATIONS) or bulk > 1 or not 1 <= k <= MAX_K or n_row < 1:
         raise FrameError(f"an ASK with operation {operation}, bulk {bulk}, k {k} and a row of {n_row}")
-    if not np.isfinite(ends_at):
+    if not (math.isfinite(ends_at) and math.isfinite(granted_ms)):
         raise FrameError("an ASK whose deadline is not a number")
     numbers = np.frombuffer(payload, "<i4", n_row + n_excluded, _ASK.size)
     return Ask(
@@ -178,6 +182,7 @@ def unpack_ask(payload: memoryview) -> Ask:
         _OPERATIONS[operation],
         bool(bulk),
         k,
+        granted_ms,
         ends_at,
         numbers[:n_row].tolist(),
         numbers[n_row:].astype(np.int64),

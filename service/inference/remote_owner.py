@@ -156,8 +156,7 @@ class _Front(asyncio.Protocol):
         return model
 
     async def _answer(self, ask: Ask, model: OwnedModel) -> None:
-        now = time.monotonic()
-        deadline = Deadline((ask.ends_at - now) * 1000, now, ask.ends_at)
+        deadline = Deadline(ask.granted_ms, time.monotonic(), ask.ends_at)
         try:
             ranked = await self._owner.engine.run(
                 model, ask.operation, ask.row, ask.k, ask.excluded, deadline, bulk=ask.bulk

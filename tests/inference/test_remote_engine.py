@@ -149,7 +149,8 @@ async def test_a_question_crosses_with_everything_it_says(pair: Pair) -> None:
 async def test_the_deadline_on_the_other_side_is_the_same_moment(pair: Pair) -> None:
     deadline = Deadline.start(5_000, time.monotonic())
     await pair.front.run(ThreeItems(), "recommend", [1], 1, NONE, deadline)
-    assert pair.engine.asked[0][-1].ends_at == deadline.ends_at
+    there = pair.engine.asked[0][-1]
+    assert (there.ends_at, there.granted_ms) == (deadline.ends_at, 5_000)
 
 
 async def test_answers_find_their_askers_in_any_order(pair: Pair) -> None:
@@ -281,8 +282,8 @@ async def test_the_owner_says_what_it_runs_on(pair: Pair) -> None:
 
 
 def an_ask(**changed: Any) -> bytes:
-    fields = {"id_": 1, "model": 1, "operation": "recommend", "row": [1], "k": 2, "excluded": NONE, "ends_at": 1e12}
-    return pack_ask(**(fields | changed), bulk=False)
+    fields = {"id_": 1, "model": 1, "operation": "recommend", "row": [1], "k": 2, "excluded": NONE}
+    return pack_ask(**(fields | changed), deadline=Deadline.start(1_000, time.monotonic()), bulk=False)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.deadline import Deadline
 from service.errors import DeadlineExceeded, EngineUnavailable, ModelFailed, NotReady, Overloaded, RequestError
 from service.inference.engine import Operation, Ranked
 from service.inference.remote_frames import (
@@ -61,7 +62,7 @@ def only(data: bytes) -> tuple[int, memoryview]:
 
 
 def an_ask(bulk: bool = False) -> bytes:
-    return pack_ask(7, 0, "recommend", [3, 1], 20, np.array([5]), 12.5, bulk=bulk)
+    return pack_ask(7, 0, "recommend", [3, 1], 20, np.array([5]), Deadline(50, 12.45, 12.5), bulk=bulk)
 
 
 def some_frames() -> list[bytes]:
@@ -82,16 +83,27 @@ def some_frames() -> list[bytes]:
     st.integers(1, MAX_K),
     st.lists(indices, max_size=60),
     st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(1, 60_000),
     st.booleans(),
 )
 def test_a_question_is_read_back_as_it_was_asked(
-    id_: int, model: int, operation: Operation, row: list[int], k: int, excluded: list[int], ends_at: float, bulk: bool
+    id_: int,
+    model: int,
+    operation: Operation,
+    row: list[int],
+    k: int,
+    excluded: list[int],
+    ends_at: float,
+    granted_ms: int,
+    bulk: bool,
 ) -> None:
-    kind, payload = only(pack_ask(id_, model, operation, row, k, np.array(excluded, np.int64), ends_at, bulk=bulk))
+    deadline = Deadline(granted_ms, 0.0, ends_at)
+    kind, payload = only(pack_ask(id_, model, operation, row, k, np.array(excluded, np.int64), deadline, bulk=bulk))
     ask = unpack_ask(payload)
 
     assert kind == ASK
-    assert (ask.id, ask.model, ask.operation, ask.bulk, ask.k, ask.ends_at) == (id_, model, operation, bulk, k, ends_at)
+    assert (ask.id, ask.model, ask.operation, ask.bulk, ask.k) == (id_, model, operation, bulk, k)
+    assert (ask.granted_ms, ask.ends_at) == (granted_ms, ends_at)
     assert (ask.row, ask.excluded.tolist(), ask.excluded.dtype) == (row, excluded, np.int64)
 
 
@@ -205,6 +217,7 @@ def test_a_stream_of_garbage_ends_in_a_frame_error_or_in_waiting_for_more(garbag
         ("bulk", 7, "<B", 2),
         ("k of nothing", 8, "<I", 0),
         ("k of everything", 8, "<I", MAX_K + 1),
+        ("a budget that is no number", 20, "<f", math.inf),
         ("a deadline that is no number", 24, "<d", math.nan),
     ],
 )
@@ -216,7 +229,7 @@ def test_a_question_with_an_impossible_field_is_refused(field: str, at: int, lay
 
 
 def test_a_question_about_nothing_is_refused() -> None:
-    empty = pack_ask(1, 0, "recommend", [], 5, np.array([4]), 1.0, bulk=False)
+    empty = pack_ask(1, 0, "recommend", [], 5, np.array([4]), Deadline(50, 0, 1), bulk=False)
     with pytest.raises(FrameError, match="a row of 0"):
         unpack_ask(only(empty)[1])
 
@@ -231,8 +244,6 @@ def test_a_greeting_of_another_version_or_another_program_is_refused() -> None:
 def test_the_numbers_of_a_question_are_little_endian() -> None:
     """By hand, so that a machine with the other order could talk to this one."""
     expected = struct.pack("<IB3x", 32 + 12, ASK)
-    expected += bytes([7, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]) + struct.pack(
-        "<d", 12.5
-    )
+    expected += bytes([7, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]) + struct.pack("<fd", 50, 12.5)
     expected += bytes([3, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0])
     assert an_ask() == expected
