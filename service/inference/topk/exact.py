@@ -48,6 +48,6 @@ def rounding(queries: NDArray[np.float32], longest_item: float) -> NDArray[np.fl
     return np.asarray(2.0 * queries.shape[2] * eps * longest_item * query_norms(queries))
 
 
-def norms(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+def norms(vectors: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
     """(n,) lengths."""
     return np.asarray(np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1)))

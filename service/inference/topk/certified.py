@@ -1,0 +1,144 @@
+"""Exact top-k from a fast scan: shortlist, score exactly, and check that nothing left out could belong.
+
+A scan says how large the scores of a group of items can be, give or take its own error. The groups that can matter are
+scored again in float64. The answer is certified when the k-th exact score is above all that a group left out could
+hold. Where it is not (many of the best items are excluded or unavailable) the shortlist grows; a row for which it would
+have to hold much of the catalogue is answered by the fall-back, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.inference.topk.contract import Ranked, TopK, check_search, check_tables
+from service.inference.topk.exact import exact_pair_scores
+
+_NOTHING: Ranked = (np.empty(0, np.int64), np.empty(0, np.float32))
+
+# Queries of one pass: beyond it MatMul gains nothing, and the maxima of a large catalogue would take much memory.
+_QUERIES_AT_ONCE = 256
+_GROWTH = 4
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Pairs of a row and an item, and what no item outside a row's pairs reaches."""
+
+    rows: NDArray[np.int64]
+    items: NDArray[np.int64]
+    ceiling: NDArray[np.float64]  # (rows,)
+
+
+class Selection(Protocol):
+    """What a scan found for some queries."""
+
+    def best(self, rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> Shortlist:
+        """Every item that can be among the best `wanted` of each of these rows (of the queries; ascending).
+
+        A ceiling of infinity gives a row up; of minus infinity says that no item was left out.
+        """
+
+
+class Selector(Protocol):
+    """Scans the table for queries. `expected_hidden`: how many excluded items the first shortlist reckons with."""
+
+    expected_hidden: int
+
+    def select(self, queries: NDArray[np.float32]) -> Selection: ...
+
+
+class CertifiedTopK:
+    """`TopK` by shortlists.
+
+    Args:
+        selector: makes the shortlists.
+        items: float32 (n_items + 1, dim), finite; row 0 is padding. Read in place, never copied.
+        available: bool (n_items + 1,). Kept, not copied: a change shows in the next search.
+        fallback: answers the rows whose shortlist would be too long.
+    """
+
+    def __init__(
+        self, selector: Selector, items: NDArray[np.float32], available: NDArray[np.bool_], fallback: TopK
+    ) -> None:
+        check_tables(items, available)
+        self._selector, self._fallback = selector, fallback
+        self._items, self._available = np.asarray(items), available
+        self.fallbacks = 0
+
+    def search(self, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]) -> list[Ranked]:
+        check_search(queries, k, excluded)
+        at_once = max(1, _QUERIES_AT_ONCE // max(1, queries.shape[1]))
+        found: list[Ranked] = []
+        for start in range(0, len(queries), at_once):
+            found += self._search(queries[start : start + at_once], k, excluded[start : start + at_once])
+        return found
+
+    def _search(self, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]) -> list[Ranked]:
+        found: list[Ranked | None] = [None] * len(queries)
+        finite = np.isfinite(queries).all(axis=(1, 2))
+        for row in np.flatnonzero(np.isnan(queries).any(axis=(1, 2))).tolist():
+            found[row] = _NOTHING
+        asked = np.flatnonzero(finite)
+        if len(asked):
+            self._certify(queries[asked], k, [excluded[row] for row in asked.tolist()], asked, found)
+        rest = [row for row, answer in enumerate(found) if answer is None]
+        if rest:
+            self.fallbacks += len(rest)
+            for row, answer in zip(
+                rest, self._fallback.search(queries[rest], k, [excluded[row] for row in rest]), strict=True
+            ):
+                found[row] = answer
+        return [answer for answer in found if answer is not None]
+
+    def _certify(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        excluded: Sequence[NDArray[np.int64]],
+        places: NDArray[np.intp],
+        found: list[Ranked | None],
+    ) -> None:
+        """Puts every answer that can be certified into its place."""
+        hidden = np.array([len(indices) for indices in excluded])
+        shown = max(1, int(np.count_nonzero(self._available))) / len(self._items)
+        wanted = np.ceil((k + np.minimum(hidden, self._selector.expected_hidden)) / shown).astype(np.int64)
+        selection = self._selector.select(queries)
+        pending = np.arange(len(queries))
+        while len(pending):
+            shortlist = selection.best(pending, wanted[pending])
+            ranked = self._rank(shortlist, queries[pending], k, [excluded[row] for row in pending.tolist()])
+            again = []
+            for row, (items, scores), ceiling in zip(pending.tolist(), ranked, shortlist.ceiling.tolist(), strict=True):
+                if (len(items) == k and scores[-1] > ceiling) or ceiling == -np.inf:
+                    found[places[row]] = items, scores.astype(np.float32)
+                elif ceiling < np.inf:
+                    again.append(row)
+            pending = np.array(again, np.int64)
+            wanted[pending] *= _GROWTH
+
+    def _rank(
+        self, shortlist: Shortlist, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Each row's best k pairs that may appear, by exact score."""
+        rows, items = shortlist.rows, shortlist.items
+        shown = self._available[items]
+        if any(len(indices) for indices in excluded):
+            n_rows = len(self._items)
+            hidden = np.concatenate(
+                [row * n_rows + ids[(ids > 0) & (ids < n_rows)] for row, ids in enumerate(excluded)]
+            )
+            shown &= ~np.isin(rows * n_rows + items, hidden)
+        rows, items = rows[shown], items[shown]
+        exact = exact_pair_scores(queries.astype(np.float64)[rows], self._items[items])
+        order = np.lexsort((items, -exact, rows))
+        rows, items, exact = rows[order], items[order], exact[order]
+        starts = np.searchsorted(rows, np.arange(len(queries) + 1)).tolist()
+        return [
+            (items[start : min(start + k, end)], exact[start : min(start + k, end)]) for start, end in pairwise(starts)
+        ]
