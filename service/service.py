@@ -124,6 +124,8 @@ class Service:
     def _load_models(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             registry = self._load()
+            if isinstance(self.engine, LocalEngine):
+                self.engine.warm(registry.models)
         except BaseException as error:  # handed over: the command decides what it means
             self._call(loop, self._failed, error)
         else:

@@ -3,16 +3,20 @@
 `Engine` is what the online path asks, and what it is asked could cross a socket. `LocalEngine` runs the models here.
 
 The batcher conserves work: whenever the thread is free it takes what is waiting, at once and without a timer. Under
-load batches form by themselves; an idle engine adds no delay. A run is never cancelled: whoever waits may stop waiting.
+load batches form by themselves; an idle engine adds no delay. A run cannot be cancelled, so a budget is kept before it:
+a request is admitted when the predicted wait and the predicted run fit into what is left of its budget, a batch holds
+no more rows than its tightest budget bears, and who has gone or is too late meanwhile is not scored.
 """
 
 from __future__ import annotations
 
 import asyncio
+import queue
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -21,13 +25,22 @@ from numpy.typing import NDArray
 
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelFailed, Overloaded
+from service.inference.pace import Pace
 from service.metrics import Metrics
 
 Operation = Literal["recommend", "similar"]
 ResultRows = list[tuple[NDArray[np.int64], NDArray[np.float32]]]
 
-# Weight of the newest run in the estimate of how long a run takes: about the last ten count.
-_NEWEST = 0.2
+# A run may take this share of a budget: the rest is for the run before it, the state and the reply.
+_SHARE_OF_BUDGET = 1 / 3
+# A run of bulk work alone may keep others waiting for this long.
+_BULK_S = 0.03
+# An estimate that says no is tested by a request after this long without a run: only a run can correct it.
+_DOUBT_AFTER_S = 0.5
+# Python's own 5 ms is what the engine would wait for the interpreter, after every run, while the event loop is busy.
+_SWITCH_INTERVAL_S = 0.0005
+# How runs are timed before the first request: often enough that a cold first one does not count.
+_WARM_RUNS, _WARM_LENGTH, _WARM_K = 3, 200, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +101,7 @@ class Engine(Protocol):
         """Rows in the queue."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job:
     model: Model
     operation: Operation
@@ -96,6 +109,7 @@ class _Job:
     k: int
     excluded: NDArray[np.int64]
     deadline: Deadline
+    run_limit_s: float
     asked_at: float
     answer: asyncio.Future[Ranked] = field(repr=False)
 
@@ -114,26 +128,48 @@ class LocalEngine:
         self._metrics = metrics
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._clock = clock
+        # Appended to by the event loop, taken from by the thread; a deque needs no lock for that.
         self._waiting: deque[_Job] = deque()
         self._bulk: deque[_Job] = deque()
-        self._changed = threading.Condition()
-        self._running = False
+        self._paces: dict[tuple[str, Operation], Pace] = {}
+        self._alarm: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asleep = False
         self._stopping = False
-        self._run_s = 0.0  # moving estimate of one run
+        self._run_ends_at: float | None = None  # of the run in progress, as predicted
+        self._last_run_at = -_DOUBT_AFTER_S
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+
+    def warm(self, models: Iterable[Model]) -> None:
+        """Runs every size of batch once before the first request needs it, the largest first, and notes how long.
+
+        The largest first, because ONNX Runtime's memory arena grows to each new size and never shrinks.
+        """
+        none: NDArray[np.int64] = np.empty(0, np.int64)
+        for model in models:
+            sizes: list[tuple[Operation, list[int], int]] = [("similar", [1], 1)]
+            n_rows = self._max_batch
+            while n_rows:
+                sizes.insert(-1, ("recommend", [1] * _WARM_LENGTH, n_rows))
+                n_rows //= 2
+            for operation, row, n_rows in sizes:
+                for _ in range(_WARM_RUNS):
+                    started = self._clock()
+                    model.search(operation, [row] * n_rows, _WARM_K, [none] * n_rows)
+                    self._pace(model, operation).note(n_rows, self._clock() - started)
 
     def start(self) -> None:
         """Starts the thread. Call from the event loop that will ask."""
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         # A daemon: a run that hangs in native code must not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, args=(loop,), name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(self._loop,), name="engine", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ends the thread after the run in progress."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self._stopping = True
+        self._alarm.put(None)
         if self._thread is not None:
             self._thread.join(timeout_s)
 
@@ -149,97 +185,137 @@ class LocalEngine:
         bulk: bool = False,
     ) -> Ranked:
         """See `Engine.run`. Computed together with whoever asks the same of the same model."""
-        answer: asyncio.Future[Ranked] = asyncio.get_running_loop().create_future()
-        with self._changed:
-            self._admit(deadline, bulk)
-            queue = self._bulk if bulk else self._waiting
-            queue.append(_Job(model, operation, row, k, excluded, deadline, self._clock(), answer))
-            self._changed.notify()
+        assert self._loop is not None, "start comes first"
+        run_limit_s = deadline.granted_ms / 1000 * _SHARE_OF_BUDGET
+        if bulk:
+            run_limit_s = min(run_limit_s, _BULK_S)
+        self._admit(self._pace(model, operation), run_limit_s, deadline, bulk)
+        answer: asyncio.Future[Ranked] = self._loop.create_future()
+        job = _Job(model, operation, row, k, excluded, deadline, run_limit_s, self._clock(), answer)
+        (self._bulk if bulk else self._waiting).append(job)
+        if self._asleep:
+            # Once for all that ask in this tick of the loop.
+            self._asleep = False
+            self._loop.call_soon(self._alarm.put, None)
+        timer = self._loop.call_later(deadline.left_s, self._give_up, answer)
         try:
-            await asyncio.wait((answer,), timeout=deadline.left_s)
-            if answer.done():
-                return answer.result()
+            return await answer  # a caller that is cancelled cancels this too, and so leaves the queue
         finally:
-            answer.cancel()  # nobody listens any more; the run, if it has begun, goes on
-        self._metrics.deadline_exceeded.labels("infer").inc()
-        raise DeadlineExceeded("The budget ended while the model was asked.")
+            timer.cancel()
 
     @property
     def n_waiting(self) -> int:
         """Rows in the queue."""
         return len(self._waiting) + len(self._bulk)
 
-    def predicted_wait_s(self, *, bulk: bool = False) -> float:
+    def predicted_s(self, model: Model, operation: Operation, deadline: Deadline, *, bulk: bool = False) -> float:
         """Seconds until a request that came now would have its answer, as far as recent runs tell."""
-        ahead = len(self._waiting) + (len(self._bulk) if bulk else 0)
-        return (ahead // self._max_batch + self._running + 1) * self._run_s
+        return self._predict(self._pace(model, operation), deadline.granted_ms / 1000 * _SHARE_OF_BUDGET, bulk)
 
-    def _admit(self, deadline: Deadline, bulk: bool) -> None:
-        if deadline.spent:
+    def _predict(self, pace: Pace, run_limit_s: float, bulk: bool) -> float:
+        ahead = len(self._waiting) + (len(self._bulk) if bulk else 0)
+        rows = pace.rows_within(run_limit_s)
+        full_runs, others = divmod(ahead, rows)
+        ends_at = self._run_ends_at
+        in_progress = 0.0 if ends_at is None else max(0.0, ends_at - self._clock())
+        return in_progress + full_runs * pace.of(rows) + pace.of(others + 1)
+
+    def _admit(self, pace: Pace, run_limit_s: float, deadline: Deadline, bulk: bool) -> None:
+        left_s = deadline.left_s
+        if left_s <= 0:
             self._metrics.deadline_exceeded.labels("queue").inc()
             raise DeadlineExceeded("The budget ended before the model was asked.")
         # Each kind has its own bound: however much bulk work waits, it keeps nobody else out.
         if len(self._bulk if bulk else self._waiting) >= self._max_waiting:
             self._refuse("queue_full")
-        # An idle engine always takes the request: only a run can correct an estimate that has become too high.
-        if (self.n_waiting or self._running) and self.predicted_wait_s(bulk=bulk) > deadline.left_s:
+        if self._predict(pace, run_limit_s, bulk) > left_s and not self._doubtful():
             self._refuse("predicted_wait")
+
+    def _doubtful(self) -> bool:
+        """Whether the estimates are old and nothing is under way that would renew them."""
+        idle = self._run_ends_at is None and not self.n_waiting
+        return idle and self._clock() - self._last_run_at >= _DOUBT_AFTER_S
 
     def _refuse(self, reason: str) -> None:
         self._metrics.shed.labels(reason).inc()
         raise Overloaded("More requests are waiting than the budget allows for.", retry_after_s=1)
 
+    def _give_up(self, answer: asyncio.Future[Ranked]) -> None:
+        """The deadline has come; the run, if it has begun, goes on."""
+        if not answer.done():
+            self._metrics.deadline_exceeded.labels("infer").inc()
+            answer.set_exception(DeadlineExceeded("The budget ended while the model was asked."))
+
+    def _pace(self, model: Model, operation: Operation) -> Pace:
+        key = model.label, operation
+        pace = self._paces.get(key)
+        if pace is None:
+            pace = self._paces[key] = Pace(self._max_batch)
+        return pace
+
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        while True:
-            with self._changed:
-                while not (self._waiting or self._bulk or self._stopping):
-                    self._changed.wait()
-                if self._stopping:
-                    return
-                late, batch = self._take()
-                self._running = bool(batch)
+        while not self._stopping:
+            late, batch = self._take()
+            if not (late or batch):
+                self._asleep = True
+                if not self.n_waiting:  # else somebody came between the look and the nap
+                    self._alarm.get()
+                self._asleep = False
+                continue
             answers: list[Ranked | Exception] = self._score(batch) if batch else []
-            self._running = False  # before anybody hears of the end
+            self._run_ends_at = None  # before anybody hears of the end
             try:
                 loop.call_soon_threadsafe(_deliver, late, batch, answers)
             except RuntimeError:  # the loop has closed; nobody waits any more
                 return
 
     def _take(self) -> tuple[list[_Job], list[_Job]]:
-        """Jobs that are too late, and up to `max_batch` that ask what the first one asks. The rest keeps its order."""
+        """Jobs that are too late, and those of the next run: all ask what the first one asks. The rest stays in order.
+
+        No more rows than the tightest budget among them bears. Jobs that nobody waits for any more are dropped.
+        """
         late: list[_Job] = []
         batch: list[_Job] = []
-        for queue in (self._waiting, self._bulk):
+        limit = self._max_batch
+        for waiting in (self._waiting, self._bulk):
             others: list[_Job] = []
-            while queue and len(batch) < self._max_batch:
-                job = queue.popleft()
-                if job.answer.cancelled() or job.deadline.spent:
+            while waiting and len(batch) < limit:
+                job = waiting.popleft()
+                if job.answer.done():
+                    continue
+                if job.deadline.spent:
                     late.append(job)
-                elif not batch or (job.model is batch[0].model and job.operation == batch[0].operation):
-                    batch.append(job)
-                else:
+                    continue
+                if batch and not (job.model is batch[0].model and job.operation == batch[0].operation):
                     others.append(job)
-            queue.extendleft(reversed(others))
+                    continue
+                limit = min(limit, self._pace(job.model, job.operation).rows_within(job.run_limit_s))
+                (batch if len(batch) < max(limit, 1) else others).append(job)
+            waiting.extendleft(reversed(others))
         return late, batch
 
     def _score(self, batch: list[_Job]) -> list[Ranked | Exception]:
-        started = self._clock()
+        model, operation = batch[0].model, batch[0].operation
+        pace = self._pace(model, operation)
+        started = self._last_run_at = self._clock()
+        self._run_ends_at = started + pace.of(len(batch))
         try:
-            found = batch[0].model.search(
-                batch[0].operation,
+            found = model.search(
+                operation,
                 [job.row for job in batch],
-                max(job.k for job in batch),
+                max([job.k for job in batch]),
                 [job.excluded for job in batch],
             )
         except Exception as error:  # whatever a model raises belongs to its requests, not to the thread
             return [_failure(error) for _ in batch]
         took = self._clock() - started
-        self._run_s += _NEWEST * (took - self._run_s) if self._run_s else took
+        pace.note(len(batch), took)
         self._metrics.engine_batch.observe(len(batch))
         answers: list[Ranked | Exception] = []
         for job, (items, scores) in zip(batch, found, strict=True):
-            self._metrics.queue_wait.observe(started - job.asked_at)
-            answers.append(Ranked(items[: job.k], scores[: job.k], (started - job.asked_at) * 1000, took * 1000))
+            waited = started - job.asked_at
+            self._metrics.queue_wait.observe(waited)
+            answers.append(Ranked(items[: job.k], scores[: job.k], waited * 1000, took * 1000))
         return answers
 
 

@@ -49,6 +49,20 @@ class Model:
         await asyncio.to_thread(self.running.wait, 10)
 
 
+class Slow:
+    """Takes 10 ms a row."""
+
+    label = "model@1"
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock, self.runs = clock, list[tuple[Operation, int]]()
+
+    def search(self, operation: Operation, rows: Any, k: int, excluded: Any) -> Any:
+        self.runs.append((operation, len(rows)))
+        self.clock.advance(0.01 * len(rows))
+        return [(NONE, NONE)] * len(rows)
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
@@ -236,7 +250,7 @@ async def test_a_wait_that_does_not_fit_the_budget_is_refused_at_once(
     others = await queued(1, engine, [ask(engine, model, [2], ample(clock))])
 
     # One running, one waiting, and its own: 300 ms.
-    assert engine.predicted_wait_s() == pytest.approx(0.3)
+    assert engine.predicted_s(model, "recommend", ample(clock)) == pytest.approx(0.3)
     with pytest.raises(Overloaded):
         await ask(engine, model, [3], Deadline.start(290, clock(), clock))
 
@@ -245,14 +259,55 @@ async def test_a_wait_that_does_not_fit_the_budget_is_refused_at_once(
     assert model.batches == [[[1]], [[99]], [[2]]]
 
 
-async def test_an_idle_engine_takes_a_request_whatever_it_predicts(
+async def test_an_idle_engine_refuses_what_cannot_fit_until_the_estimate_is_old(
     make: Callable[..., LocalEngine], clock: ManualClock
 ) -> None:
-    engine, model = make(), Model(after=lambda: clock.advance(30))
-    await ask(engine, model, [1], ample(clock))
+    engine, model = make(), Model(after=lambda: clock.advance(0.2))
+    await ask(engine, model, [1], ample(clock))  # now a run is known to take 200 ms
     model.after = lambda: None
 
-    assert await ask(engine, model, [2], Deadline.start(1_000, clock(), clock)) == [2]
+    with pytest.raises(Overloaded):
+        await ask(engine, model, [2], Deadline.start(100, clock(), clock))
+
+    clock.advance(0.5)
+    assert await ask(engine, model, [3], Deadline.start(100, clock(), clock)) == [3]
+
+
+async def test_a_caller_that_goes_away_leaves_the_queue(make: Callable[..., LocalEngine], clock: ManualClock) -> None:
+    engine, model = make(), Model()
+    first = await held(engine, model, ample(clock))
+    gone, *others = await queued(3, engine, [ask(engine, model, [n], ample(clock)) for n in (1, 2, 3)])
+
+    gone.cancel()
+    await asyncio.wait([gone])
+    model.gate.set()
+    await asyncio.gather(first, *others)
+
+    assert model.batches == [[[99]], [[2], [3]]]
+
+
+async def test_a_batch_holds_no_more_rows_than_its_tightest_budget_bears(
+    make: Callable[..., LocalEngine], clock: ManualClock
+) -> None:
+    engine, model = make(max_batch=4), Model()
+    engine.warm([Slow(clock)])  # 10 ms a row: 10, 20 and 40 ms for 1, 2 and 4
+    first = await held(engine, model, ample(clock))
+    tight = Deadline.start(80, clock(), clock)  # a run may take a third of it: 2 rows
+    others = await queued(4, engine, [ask(engine, model, [n], tight if n == 1 else ample(clock)) for n in range(4)])
+
+    model.gate.set()
+    await asyncio.gather(first, *others)
+
+    assert model.batches[1:] == [[[0], [1]], [[2], [3]]]
+
+
+async def test_before_the_first_request_every_size_of_batch_has_run_the_largest_first(clock: ManualClock) -> None:
+    engine, model = LocalEngine(Metrics(), max_batch=6, max_waiting=1, clock=clock), Slow(clock)
+
+    engine.warm([model])
+
+    assert [n_rows for operation, n_rows in model.runs if operation == "recommend"] == [6] * 3 + [3] * 3 + [1] * 3
+    assert engine.predicted_s(model, "recommend", ample(clock)) == pytest.approx(0.01)
 
 
 async def test_a_model_that_fails_fails_its_requests_and_no_others(

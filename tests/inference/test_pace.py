@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from service.inference.pace import Pace
+
+
+def test_nothing_is_known_before_the_first_run() -> None:
+    assert Pace(32).of(8) == 0
+
+
+def test_runs_of_about_the_same_size_speak_for_each_other() -> None:
+    pace = Pace(32)
+    pace.note(5, 0.004)
+
+    assert pace.of(8) == pace.of(6) == 0.004
+
+
+def test_a_size_that_never_ran_is_judged_by_the_next_larger_or_else_in_proportion() -> None:
+    pace = Pace(32)
+    pace.note(4, 0.010)
+
+    assert pace.of(1) == 0.010
+    assert pace.of(16) == 0.040
+
+
+def test_one_outlier_changes_nothing_and_a_lasting_change_shows() -> None:
+    pace = Pace(32)
+    for _ in range(20):
+        pace.note(1, 0.001)
+    pace.note(1, 5.0)
+    assert pace.of(1) == 0.001
+
+    for _ in range(4):
+        pace.note(1, 0.002)
+    assert pace.of(1) == 0.002
+
+
+def test_the_most_rows_that_fit_a_time_are_found_and_one_always_does() -> None:
+    pace = Pace(20)
+    for rows, seconds in ((1, 0.001), (2, 0.002), (4, 0.004), (8, 0.008), (16, 0.016), (20, 0.020)):
+        pace.note(rows, seconds)
+
+    assert [pace.rows_within(seconds) for seconds in (1.0, 0.016, 0.005, 0.0001)] == [20, 16, 4, 1]
+    with pytest.raises(IndexError):
+        pace.note(200, 1.0)
