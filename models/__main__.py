@@ -115,6 +115,41 @@ def study(
         raise RunError(f"{folder}: {len(failed)} runs failed: {', '.join(cell.name for cell in failed)}")
 
 
+@app.command(name="new-items")
+def new_items(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run with a semantic view: the retraining")],
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the measurement; default $AFTERGLOW_RUNS/new-items/NAME")
+    ] = None,
+    share: Annotated[float, typer.Option(min=0, max=0.5, help="of all items, held out of training entirely")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="which items")] = 7,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="also write the figures here")] = None,
+) -> None:
+    """Measure what a text alone is worth: train a run's recipe without some items, add them back by text, rank.
+
+    Held against popularity, against RUN, which was trained with them, and against rows that know less than the text or
+    belong to other items. Killed and started again it goes on where it was.
+
+    Example: `python -m models new-items $AFTERGLOW_RUNS/beauty-llm-esr --share 0.05 --json docs/results/new-items.json`
+    """
+    import json
+
+    import torch
+
+    from models.new_items import as_markdown, measure
+    from models.runs import read_run_config, write_atomic
+
+    if threads:
+        torch.set_num_threads(threads)
+    with exit_codes("what is prepared and finished epochs are kept, the same command goes on after them"):
+        folder = out or _runs_folder() / "new-items" / read_run_config(run).name
+        report = measure(run, folder, share, seed, Console(stderr=True))
+        if json_out:
+            write_atomic(json_out, json.dumps(report, indent=2).encode() + b"\n")
+    typer.echo(as_markdown(report), nl=False)
+
+
 def _report(run: Path, negatives: int) -> None:
     from models.evaluate import evaluate
 
