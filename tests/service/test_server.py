@@ -16,7 +16,7 @@ from napkin import NOW, ManualClock
 from service.app import create_app
 from service.errors import SettingsError
 from service.registry import Registry
-from service.server import DrainingServer, listen, settle
+from service.server import DrainingServer, join, listen, reserve, settle
 from service.service import Service
 from service.settings import Settings
 from service.state.memory import MemoryStore
@@ -31,12 +31,18 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def own_socket(settings: Settings) -> socket.socket:
+    """As one of several processes has it."""
+    with reserve(settings) as held:
+        return join(settings, held.getsockname()[1])
+
+
 class Served:
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, make_socket: Callable[[Settings], socket.socket] = listen) -> None:
         self.settings = Settings(port=0, log_level="error")
         self.service = Service(self.settings, MemoryStore(ManualClock(NOW)), lambda: registry)
         self.server = DrainingServer(create_app(self.service), self.settings, self.service.readiness)
-        self.listener = listen(self.settings)
+        self.listener = make_socket(self.settings)
         self.clients = ExitStack()
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
 
@@ -51,8 +57,8 @@ class Served:
 
 
 @pytest.fixture
-def served(registry: Registry) -> Iterator[Served]:
-    running = Served(registry)
+def served(registry: Registry, request: pytest.FixtureRequest) -> Iterator[Served]:
+    running = Served(registry, getattr(request, "param", listen))
     running.thread.start()
     until(lambda: running.service.readiness.loaded)
     with running.clients:
@@ -69,6 +75,7 @@ def get(connection: http.client.HTTPConnection, path: str) -> int:
     return response.status
 
 
+@pytest.mark.parametrize("served", [listen, own_socket], ids=["alone", "one of several"], indirect=True)
 def test_accepted_connections_send_small_answers_at_once(served: Served) -> None:
     """Without TCP_NODELAY a keep-alive connection waits 40 ms for each answer after the first."""
     with socket.create_connection(served.address, timeout=LIMIT_S):
@@ -123,3 +130,31 @@ def test_after_settling_the_garbage_collector_leaves_what_is_loaded_alone() -> N
 def test_an_address_of_somebody_else_cannot_be_listened_on() -> None:
     with pytest.raises(SettingsError, match=r"cannot listen on 192\.0\.2\.1 port 8000"):
         listen(Settings(host="192.0.2.1"))
+
+
+def test_processes_that_join_a_port_share_it_and_one_that_goes_leaves_the_rest() -> None:
+    settings = Settings(port=0)
+    with reserve(settings) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):  # held, and answered by nobody
+            socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S).close()
+        with join(settings, port) as first, join(settings, port) as second:
+            first.listen()
+            second.listen()
+            first.close()
+            for _ in range(20):
+                socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S).close()
+            accepted, _ = second.accept()
+            with accepted:  # whatever loop serves it
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+@pytest.mark.parametrize("shares", [0, 1], ids=["alone", "sharing"])
+def test_a_port_that_somebody_listens_on_cannot_be_reserved(shares: int) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"cannot listen on 127.0.0.1 port {port}"):
+            reserve(Settings(port=port))
