@@ -15,7 +15,9 @@ def announcement(registry: Registry, host: str, port: int) -> str:
     for scenario in registry.scenarios.values():
         model = scenario.model
         items = f"{model.manifest.n_items} items"
-        lines.append(f"scenario {scenario.name}: {model.name}@{model.version}, {items}, {model.device}")
+        lines.append(
+            f"scenario {scenario.name}: {model.name}@{model.version}, {items}, {model.device}, top-k {model.top_k}"
+        )
     scenario = registry.scenario(registry.default or next(iter(registry.scenarios)))
     popular, _ = scenario.model.popular.best(1, scenario.model.artefact.available.nonzero()[0][:0])
     item_id = scenario.model.artefact.item_ids[int(popular[0]) if len(popular) else 1]

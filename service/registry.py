@@ -41,6 +41,8 @@ class ServedModel:
         self.name, self.version = self.manifest.name, self.manifest.version
         self.sha256 = hashlib.sha256((self.artefact.path / "manifest.json").read_bytes()).hexdigest()
         self.device = here.retriever.provider if here else "another process"
+        self.top_k = here.backend if here else "another process"
+        self._counts = here.topk if here else None
         self.load_s = load_s
         self.popular = PopularItems(self.artefact)
         if here:
@@ -54,6 +56,11 @@ class ServedModel:
     @property
     def n_items(self) -> int:
         return self.manifest.n_items
+
+    @property
+    def top_k_fallbacks(self) -> int:
+        """Answers that the top-k backend left to a slower one, because it could not certify them."""
+        return self._counts.fallbacks if self._counts else 0
 
     def search(
         self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
@@ -186,7 +193,12 @@ def load_registry(
             loaded = (
                 open_artefact(path)
                 if open_only
-                else load(path, intra_op_threads=settings.intra_op_threads, device=settings.device)
+                else load(
+                    path,
+                    intra_op_threads=settings.intra_op_threads,
+                    device=settings.device,
+                    top_k=settings.top_k,
+                )
             )
         except ArtefactRefused as refusal:
             refusals.append(refusal)

@@ -64,6 +64,10 @@ class Settings(BaseSettings):
         "auto"
     )
     intra_op_threads: Annotated[int, Field(ge=1, description="threads of one model run")] = 1
+    top_k: Annotated[
+        Literal["auto", "in-graph", "scan", "int8", "numpy"],
+        Field(description="how the best items are found, always exactly; auto goes by the size of the catalogue"),
+    ] = "auto"
     max_batch: Annotated[int, Field(ge=1, le=1024, description="most requests scored in one model run")] = 32
     max_waiting: Annotated[
         int, Field(ge=1, description="most requests waiting for the engine; beyond it: overloaded")
@@ -85,6 +89,9 @@ class Settings(BaseSettings):
     max_bulk_body_bytes: Annotated[int, Field(ge=1_024, description="bytes of a body of batch and events calls")] = (
         4 * 1024 * 1024
     )
+    receive_timeout_s: Annotated[
+        float, Field(gt=0, description="seconds a request may take to arrive once it has begun; then 408")
+    ] = 10
     keep_alive_s: Annotated[int, Field(ge=1, description="seconds an idle connection stays open")] = 75
     drain_linger_s: Annotated[
         float, Field(ge=0, description="seconds between SIGTERM (/readyz says 503) and closing the port")

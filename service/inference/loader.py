@@ -10,7 +10,7 @@ from service.inference.device_topk import DeviceTopK
 from service.inference.golden import check_golden
 from service.inference.retriever import Retriever
 from service.inference.runtime import Device, has_cuda, place
-from service.inference.topk import ExactTopK, TopK
+from service.inference.topk import Choice, ExactTopK, TopK, choose, make_topk
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,14 @@ class LoadedRetriever:
     artefact: Artefact
     retriever: Retriever
     topk: TopK
+    backend: str  # how `topk` works: a name of service.inference.topk, or `device`
 
 
-def load(path: Path, *, intra_op_threads: int, device: Device) -> LoadedRetriever:
+def load(path: Path, *, intra_op_threads: int, device: Device, top_k: Choice = "auto") -> LoadedRetriever:
     """The artefact in `path`, ready to serve and warmed up.
+
+    Args:
+        top_k: a backend that is to be used whatever the device and the size of the catalogue; `auto` chooses.
 
     Raises:
         ArtefactRefused: with the reasons of the first step that failed.
@@ -33,8 +37,13 @@ def load(path: Path, *, intra_op_threads: int, device: Device) -> LoadedRetrieve
     on_cuda = has_cuda(device)
     table = place(artefact.items, on_cuda=True) if on_cuda else None
     retriever = Retriever(artefact, intra_op_threads=intra_op_threads, device=device, table=table)
-    topk: TopK = ExactTopK(artefact.items, artefact.available)
-    if on_cuda:
-        topk = DeviceTopK(table, artefact.items, artefact.available, topk, on_cuda=True)
+    items, available, encoder = artefact.items, artefact.available, artefact.manifest.encoder
+    if on_cuda and top_k == "auto":
+        backend = "device"
+        topk: TopK = DeviceTopK(table, items, available, ExactTopK(items, available), on_cuda=True)
+    else:
+        chosen = choose(top_k, artefact.manifest.n_items)
+        backend = chosen
+        topk = make_topk(chosen, items, available, n_queries=encoder.n_queries, threads=intra_op_threads)
     check_golden(retriever, topk)
-    return LoadedRetriever(artefact, retriever, topk)
+    return LoadedRetriever(artefact, retriever, topk, backend)

@@ -32,6 +32,7 @@ class ExactTopK:
 
     def __init__(self, items: NDArray[np.float32], available: NDArray[np.bool_]) -> None:
         check_tables(items, available)
+        self.fallbacks = 0
         self._items = items
         self._available = available
         self._longest = largest_norm(items)

@@ -14,6 +14,8 @@ Ranked = tuple[NDArray[np.int64], NDArray[np.float32]]
 class TopK(Protocol):
     """Every backend gives the same answer; they differ in speed and memory."""
 
+    fallbacks: int  # rows so far that were left to a slower backend
+
     def search(self, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]) -> list[Ranked]:
         """Per row of `queries` (batch, n_queries, dim): at most k item indices and scores, best first.
 
