@@ -17,11 +17,12 @@ STARTED := $(shell date +%s)
 TIMINGS := $(DEMO)/timings.json
 SINCE := $(BIN)/python scripts/since.py $(STARTED) $(TIMINGS)
 
-.PHONY: help demo install test check format clean
+.PHONY: help demo install test check format clean peers
 
 help:
 	@sed -n 's/^# //p' Makefile | head -4
 	@echo "make format  rewrite files in the project's format"
+	@echo "make peers   other servers to compare with, each in an environment of its own"
 	@echo "make clean   remove the virtual environment and the demo"
 
 # --- installing -----------------------------------------------------------------------------------------------------
@@ -86,6 +87,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy service models export loadtest
 	$(BIN)/lint-imports
+
+# What `python -m loadtest bench compare` measures against.
+peers: $(VENV)/.dev
+	$(BIN)/python -m loadtest peers install
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from loadtest.bench.cli import app as bench_app
 from loadtest.capacity import Limits, Search, find_capacity, http_steps
 from loadtest.chaos import Fault, Ledger, Timeline, inflict, recovery, verdict, verify_stored
 from loadtest.client import Client
@@ -17,6 +18,7 @@ from loadtest.errors import InputError, LoadtestError
 from loadtest.locust_process import run_locust
 from loadtest.open_loop import run_open_loop
 from loadtest.options import DEFAULT_HOST, Ask, Host, Pace, Scenario, Sessions, flat
+from loadtest.peers.install import app as peers_app
 from loadtest.predictions import check_against_dataset, compare, read_predictions
 from loadtest.progress import stop_on_interrupt
 from loadtest.replay import Replay, promises, replay
@@ -29,6 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Load, capacity, replay and fault tests of a running afterglow service, over HTTP alone.",
 )
+
+app.add_typer(bench_app, name="bench")
+app.add_typer(peers_app, name="peers")
 
 Rate = Annotated[float, typer.Option(help="Arrivals per second; events and recommendations both count.")]
 Out = Annotated[Path, typer.Option(help="Result file.")]

@@ -49,13 +49,13 @@ _CDF_TICKS = (50.0, 90.0, 99.0, 99.9)
 
 def latency_cdf(curves: Mapping[str, Mapping[str, Sequence[float]]], limit_ms: float | None = None) -> Figure:
     """Share of requests answered within a latency; the axis stretches towards 100 %, where the promises are."""
-    with _figure() as (figure, axes):
+    with drawing() as (figure, axes):
         for (name, curve), colour in zip(curves.items(), _colours(), strict=False):
             levels = np.minimum(np.asarray(curve["percentile"]), 99.99)
             axes.plot(curve["ms"], _nines(levels), label=name, color=colour, drawstyle="steps-post")
         _limit_line(axes, limit_ms)
         axes.set(xscale="log", xlabel="latency (ms), log scale", ylabel="requests answered within", title="Latency")
-        _plain_log_ticks(axes)
+        plain_log_ticks(axes)
         axes.yaxis.set_major_locator(FixedLocator(_nines(np.array([0.0, *_CDF_TICKS])).tolist()))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 - 10 ** (2 - y):g}%"))
         axes.set_ylim(0, 4)
@@ -67,7 +67,7 @@ def stage_percentiles(stages_ms: Mapping[str, Mapping[str, float] | None]) -> Fi
     """p50, p95 and p99 of every stage the service timed, the slowest on top."""
     known = {stage: figures for stage, figures in stages_ms.items() if figures}
     order = sorted(known, key=lambda stage: known[stage]["p50"])
-    with _figure(height=1.1 + 0.42 * max(len(order), 2)) as (figure, axes):
+    with drawing(height=1.1 + 0.42 * max(len(order), 2)) as (figure, axes):
         for row, stage in enumerate(order):
             axes.plot([known[stage]["p50"], known[stage]["p99"]], [row, row], color="#b9c4ce", linewidth=3, zorder=2)
         for (level, marker), colour in zip((("p50", "o"), ("p95", "D"), ("p99", "s")), LINES, strict=False):
@@ -77,7 +77,7 @@ def stage_percentiles(stages_ms: Mapping[str, Mapping[str, float] | None]) -> Fi
         axes.set(xlabel="time in the service (ms), log scale", title="Stages", ylim=(-0.6, len(order) - 0.4))
         if all(known[stage]["p50"] > 0 for stage in order):
             axes.set_xscale("log")
-            _plain_log_ticks(axes)
+            plain_log_ticks(axes)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -92,7 +92,7 @@ def tiers_over_time(per_second: Sequence[Mapping[str, Any]], marks: Mapping[str,
     if any(row["errors"] for row in per_second):
         order, colours = [*order, "error"], [*colours, TIERS["error"]]
         stacks.append([row["errors"] for row in per_second])
-    with _figure() as (figure, axes):
+    with drawing() as (figure, axes):
         bottom = np.zeros(len(seconds))
         for stack, tier, colour in zip(stacks, order, colours, strict=True):
             axes.bar(seconds, stack, width=1.0, align="edge", bottom=bottom, label=tier, color=colour, linewidth=0)
@@ -110,7 +110,7 @@ def errors_over_time(per_second: Sequence[Mapping[str, Any]], marks: Mapping[str
     seconds = [row["second"] for row in per_second]
     errors = [_share(row["errors"], row["requests"]) for row in per_second]
     degraded = [_share(row["degraded"], sum(row["tiers"].values())) for row in per_second]
-    with _figure() as (figure, axes):
+    with drawing() as (figure, axes):
         for shares, name, colour in ((errors, "errors", ALARM), (degraded, "degraded", TIERS["popular"])):
             axes.stairs(shares, [*seconds, len(seconds)], label=name, color=colour, linewidth=1.8)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -123,12 +123,12 @@ def errors_over_time(per_second: Sequence[Mapping[str, Any]], marks: Mapping[str
 def latency_over_time(per_second: Sequence[Mapping[str, Any]], marks: Mapping[str, float] | None = None) -> Figure:
     """p50 and p99 of the requests planned in each second."""
     seconds = [row["second"] + 0.5 for row in per_second]
-    with _figure() as (figure, axes):
+    with drawing() as (figure, axes):
         for name, colour in (("p50", LINES[0]), ("p99", LINES[1])):
             values = [np.nan if row[f"{name}_ms"] is None else row[f"{name}_ms"] for row in per_second]
             axes.plot(seconds, values, label=name, color=colour, marker="o" if len(seconds) < 40 else "", markersize=3)
         axes.set(yscale="log", xlabel="time (s)", ylabel="latency (ms), log scale", title="Latency over time")
-        _plain_log_ticks(axes, "y")
+        plain_log_ticks(axes, "y")
         _time_axis(axes, [int(second) for second in seconds], marks)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -138,7 +138,7 @@ def capacity_curve(steps: Sequence[Mapping[str, Any]], capacity_per_s: float | N
     """Latency percentiles against the arrival rate; rates that broke a limit are hollow."""
     answered = [step for step in steps if step["recommend"]["latency_ms"]]
     judged = {step["rate_per_s"]: step for step in answered}  # a rate that was tried twice counts by its second try
-    with _figure() as (figure, axes):
+    with drawing() as (figure, axes):
         for level, colour in zip(("p50", "p95", "p99"), LINES, strict=False):
             line = [step["recommend"]["latency_ms"][level] for step in judged.values()]
             axes.plot(list(judged), line, color=colour, label=level, zorder=2)
@@ -169,7 +169,7 @@ def capacity_curve(steps: Sequence[Mapping[str, Any]], capacity_per_s: float | N
             ylabel="latency (ms), log scale",
             title="Latency against load",
         )
-        _plain_log_ticks(axes, "y")
+        plain_log_ticks(axes, "y")
         axes.set_xlim(left=0)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -188,7 +188,8 @@ def to_svg(figure: Figure, *, prefix: str) -> str:
 
 
 @contextmanager
-def _figure(width: float = 7.2, height: float = 3.1) -> Iterator[tuple[Figure, Axes]]:
+def drawing(width: float = 7.2, height: float = 3.1) -> Iterator[tuple[Figure, Axes]]:
+    """An empty figure in the pages' style."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.add_subplot()
@@ -208,7 +209,8 @@ def _nines(percentile: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any,
     return 2.0 - np.log10(100.0 - percentile)
 
 
-def _plain_log_ticks(axes: Axes, which: str = "x") -> None:
+def plain_log_ticks(axes: Axes, which: str = "x") -> None:
+    """Ticks at 1, 2, 5, 10 ... written as plain numbers."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
