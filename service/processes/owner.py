@@ -6,18 +6,18 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
+from pathlib import Path
 
 import uvloop
 
 from service.errors import SettingsError
+from service.inference.engine import LocalEngine
 from service.inference.remote_owner import EngineOwner
 from service.logs import Logger
 from service.metrics import Metrics
 from service.processes.line import Line, Orders
-from service.registry import Registry, load_registry
+from service.registry import load_registry
 from service.server import settle
-from service.service import local_engine
 from service.settings import Settings
 
 
@@ -36,8 +36,11 @@ def own(line: Line, orders: Orders, settings: Settings, log: Logger) -> int:
     stop = _Stop()
     line.when_cut(stop.ask)
     registry = load_registry(settings, scenarios=orders.scenarios)
+    engine = LocalEngine(Metrics(orders.metrics_folder), max_batch=settings.max_batch, max_waiting=settings.max_waiting)
+    engine.warm(registry.models)
     settle()
-    uvloop.run(_serve(line, orders, settings, log, registry, stop))
+    owner = EngineOwner(engine, registry.models, log)
+    uvloop.run(_serve(line, orders.engine_socket, settings, owner, stop))
     return 0
 
 
@@ -58,13 +61,10 @@ class _Stop:
         await self._asked.wait()
 
 
-async def _serve(line: Line, orders: Orders, settings: Settings, log: Logger, registry: Registry, stop: _Stop) -> None:
-    assert orders.engine_socket is not None
-    engine = local_engine(settings, Metrics(orders.metrics_folder), time.monotonic)
-    engine.start()
-    owner = EngineOwner(engine, registry.models, log)
-    await owner.listen(orders.engine_socket)
-    line.tell("ready", ", ".join(f"{model.label} on {model.device}" for model in registry.models))
+async def _serve(line: Line, path: Path, settings: Settings, owner: EngineOwner, stop: _Stop) -> None:
+    owner.engine.start()
+    await owner.listen(path)
+    line.tell("ready", ", ".join(f"{model.label} on {model.device}" for model in owner.models))
     await stop.until_asked()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settings.drain_linger_s + settings.drain_timeout_s):
