@@ -56,7 +56,7 @@ def main(
 
     `python scripts/scan.py --items 1000000 --memory --backend scan`
     """
-    names = backend or (list(BACKENDS) if not memory else ["scan"])
+    names = backend or (["scan"] if memory else [name for name in BACKENDS if name != "in-graph" or items <= 100_000])
     unknown = set(names) - set(BACKENDS)
     if unknown:
         raise typer.BadParameter(f"found {', '.join(sorted(unknown))}, expected {', '.join(BACKENDS)}")

@@ -15,8 +15,10 @@ def announcement(registry: Registry, host: str, port: int) -> str:
     for scenario in registry.scenarios.values():
         model = scenario.model
         items = f"{model.manifest.n_items} items"
+        recall = "" if model.top_k_recall is None else f", recall@20 {model.top_k_recall:.3f}"
         lines.append(
-            f"scenario {scenario.name}: {model.name}@{model.version}, {items}, {model.device}, top-k {model.top_k}"
+            f"scenario {scenario.name}: {model.name}@{model.version}, {items}, {model.device}, "
+            f"top-k {model.top_k}{recall}"
         )
     scenario = registry.scenario(registry.default or next(iter(registry.scenarios)))
     popular, _ = scenario.model.popular.best(1, scenario.model.artefact.available.nonzero()[0][:0])

@@ -42,6 +42,7 @@ class ServedModel:
         self.sha256 = hashlib.sha256((self.artefact.path / "manifest.json").read_bytes()).hexdigest()
         self.device = here.retriever.provider if here else "another process"
         self.top_k = here.backend if here else "another process"
+        self.top_k_recall = here.recall if here else None
         self._counts = here.topk if here else None
         self.load_s = load_s
         self.popular = PopularItems(self.artefact)

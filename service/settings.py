@@ -65,8 +65,8 @@ class Settings(BaseSettings):
     )
     intra_op_threads: Annotated[int, Field(ge=1, description="threads of one model run")] = 1
     top_k: Annotated[
-        Literal["auto", "in-graph", "scan", "int8", "numpy"],
-        Field(description="how the best items are found, always exactly; auto goes by the size of the catalogue"),
+        Literal["auto", "in-graph", "scan", "int8", "numpy", "approximate"],
+        Field(description="how the best items are found; auto is exact and goes by the size of the catalogue"),
     ] = "auto"
     max_batch: Annotated[int, Field(ge=1, le=1024, description="most requests scored in one model run")] = 32
     max_waiting: Annotated[

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from service.artefact.directory import Artefact, open_artefact
 from service.inference.device_topk import DeviceTopK
 from service.inference.golden import check_golden
 from service.inference.retriever import Retriever
 from service.inference.runtime import Device, has_cuda, place
 from service.inference.topk import Choice, ExactTopK, TopK, choose, make_topk
+from service.inference.topk.approximate import ApproximateTopK
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class LoadedRetriever:
     retriever: Retriever
     topk: TopK
     backend: str  # how `topk` works: a name of service.inference.topk, or `device`
+    recall: float | None = None  # share of the exact best 20 that `topk` finds; none = all, it is exact
 
 
 def load(path: Path, *, intra_op_threads: int, device: Device, top_k: Choice = "auto") -> LoadedRetriever:
@@ -39,11 +43,25 @@ def load(path: Path, *, intra_op_threads: int, device: Device, top_k: Choice = "
     retriever = Retriever(artefact, intra_op_threads=intra_op_threads, device=device, table=table)
     items, available, encoder = artefact.items, artefact.available, artefact.manifest.encoder
     if on_cuda and top_k == "auto":
-        backend = "device"
         topk: TopK = DeviceTopK(table, items, available, ExactTopK(items, available), on_cuda=True)
-    else:
-        chosen = choose(top_k, artefact.manifest.n_items)
-        backend = chosen
-        topk = make_topk(chosen, items, available, n_queries=encoder.n_queries, threads=intra_op_threads)
+        check_golden(retriever, topk)
+        return LoadedRetriever(artefact, retriever, topk, "device")
+    chosen = choose(top_k, artefact.manifest.n_items)
+    topk = make_topk(chosen, items, available, n_queries=encoder.n_queries, threads=intra_op_threads)
     check_golden(retriever, topk)
-    return LoadedRetriever(artefact, retriever, topk, backend)
+    if top_k != "approximate":
+        return LoadedRetriever(artefact, retriever, topk, chosen)
+    sample = retriever.encode(_sampled_histories(artefact))
+    rough = ApproximateTopK(items, available, topk, sample, threads=intra_op_threads)
+    return LoadedRetriever(artefact, retriever, rough, "approximate", rough.recall)
+
+
+def _sampled_histories(artefact: Artefact, n: int = 200, seed: int = 9) -> list[list[int]]:
+    """Histories drawn by popularity: queries on which recall can be measured without anybody's data."""
+    rng = np.random.default_rng(seed)
+    weights = artefact.popularity[1:] + 1.0
+    longest = min(20, artefact.manifest.encoder.max_seq_len)
+    return [
+        (1 + rng.choice(len(weights), rng.integers(1, longest + 1), p=weights / weights.sum())).tolist()
+        for _ in range(n)
+    ]

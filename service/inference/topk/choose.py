@@ -15,8 +15,9 @@ from service.inference.topk.in_graph import InGraphSelector
 from service.inference.topk.int8_scan import Int8Scan
 from service.inference.topk.scan import FloatScan
 
+# The exact backends; `approximate` is built from one of them, see `service.inference.topk.approximate`.
 Backend = Literal["in-graph", "scan", "int8", "numpy"]
-Choice = Literal["auto", "in-graph", "scan", "int8", "numpy"]
+Choice = Literal["auto", "in-graph", "scan", "int8", "numpy", "approximate"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 # Up to here a private copy of the table is small, and sorting all scores costs less than looking at groups twice.
@@ -24,8 +25,8 @@ _SMALL_CATALOGUE = 50_000
 
 
 def choose(choice: Choice, n_items: int) -> Backend:
-    """The backend for a catalogue of that size, where none is asked for."""
-    if choice != "auto":
+    """The exact backend that was asked for, or the one for a catalogue of that size."""
+    if choice != "auto" and choice != "approximate":
         return choice
     return "in-graph" if n_items <= _SMALL_CATALOGUE else "scan"
 
