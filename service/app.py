@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.batch import add_batch, is_ndjson
+from service.api.connection import Connection, Crowd
 from service.api.documented import add_openapi
 from service.api.gate import Gate
 from service.api.operations import add_operations
@@ -25,12 +27,27 @@ _BULK = {_BATCH, "/v1/events"}
 
 
 class Application(FastAPI):
-    """FastAPI, except for `direct` routes: by method and path, answered without its layers, which cost three times
-    what a recommendation does."""
+    """FastAPI, except for `direct` routes: by method and path, answered without its layers.
 
-    def __init__(self, **options: Any) -> None:
+    `connection` is the protocol class (a factory of it) that uvicorn should serve with.
+    """
+
+    def __init__(self, service: Service, **options: Any) -> None:
         super().__init__(**options)
         self.direct: dict[tuple[str, str], ASGIApp] = {}
+        self._service = service
+        self._crowd: Crowd | None = None
+
+    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+        """A new connection; uvicorn calls it in its event loop."""
+        self._crowd = self._crowd or Crowd(asyncio.get_running_loop())
+        return Connection(
+            *args,
+            metrics=self._service.metrics,
+            receive_timeout_s=self._service.settings.receive_timeout_s,
+            crowd=self._crowd,
+            **kwargs,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (direct := self.direct.get((scope["method"], scope["path"]))) is not None:
@@ -39,7 +56,7 @@ class Application(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def create_app(service: Service) -> FastAPI:
+def create_app(service: Service) -> Application:
     """An ASGI application that starts and stops `service` with its lifespan."""
 
     @asynccontextmanager
@@ -54,6 +71,7 @@ def create_app(service: Service) -> FastAPI:
         return service.settings.max_bulk_body_bytes if path in _BULK else service.settings.max_body_bytes
 
     app = Application(
+        service,
         title="afterglow",
         description="Recommendations from models that were taught by a large language model and no longer need it.",
         version=version("afterglow"),

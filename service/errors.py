@@ -11,6 +11,7 @@
         ├── MalformedJson             400 malformed_json
         ├── BadHeader                 400 bad_header
         ├── NotFound                  404 not_found, unknown_scenario, unknown_model
+        ├── ReceiveTimeout            408 receive_timeout
         ├── BodyTooLarge              413 body_too_large
         ├── ValidationFailed          422 validation_failed
         ├── ModelFailed               500 model_failed (only where the request forbids a lower tier)
@@ -94,6 +95,10 @@ class BadHeader(RequestError):
 
 class NotFound(RequestError):
     status, code, title = 404, "not_found", "Not found"
+
+
+class ReceiveTimeout(RequestError):
+    status, code, title = 408, "receive_timeout", "Request Timeout"
 
 
 class BodyTooLarge(RequestError):

@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any, cast
 
 import pyarrow
 import uvicorn
-from fastapi import FastAPI
 
+from service.app import Application
 from service.errors import SettingsError
 from service.service import Readiness
 from service.settings import Settings
@@ -94,12 +95,12 @@ class DrainingServer(uvicorn.Server):
     requests in flight get `drain_timeout_s`. SIGINT skips the waiting; a second one cuts what is still open.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, readiness: Readiness) -> None:
+    def __init__(self, app: Application, settings: Settings, readiness: Readiness) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=cast(Any, app.connection),  # any callable will do
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -6,23 +6,31 @@ the routes of FastAPI, another before each route that is reached without FastAPI
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import problem_response
 from service.deadline import Clock
-from service.errors import BodyTooLarge, RequestError
+from service.errors import BodyTooLarge, ReceiveTimeout, RequestError
 from service.logs import Logger, describe, new_id
 from service.metrics import Metrics
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:@-]{1,128}")
-# Where the server says in the request's state when its first byte came.
-ARRIVED_AT = "arrived_at"
+# What the server and the gate tell each other in the request's state: when the first byte came, and whom to tell that
+# the caller has gone, or that the rest of the request does not come.
+ARRIVED_AT, ABANDON = "arrived_at", "abandon"
+Reason = Literal["client_gone", "receive_timeout"]
+GONE: Reason = "client_gone"
+LATE: Reason = "receive_timeout"
+
+# Questions: stopping half-way leaves nothing behind. What changes state is finished, whether anybody listens or not.
+_QUESTIONS = {"/v1/recommend", "/v1/recommend/batch", "/v1/similar"}
 _QUIET = {"/livez", "/readyz", "/metrics"}
 
 
@@ -34,6 +42,7 @@ class Record:
     started_at: float
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
     code: str | None = None
+    abandoned: Reason | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,6 +77,14 @@ class Gate:
         state = scope.setdefault("state", {})
         record = state["record"] = Record(request_id, state.get(ARRIVED_AT) or self._clock(), headers)
         status = 0
+        task = asyncio.current_task()
+
+        def abandon(reason: Reason) -> None:
+            if task is not None and (reason == LATE or scope["path"] in _QUESTIONS):
+                record.abandoned = reason
+                task.cancel()
+
+        state[ABANDON] = abandon
 
         async def send_named(message: Message) -> None:
             nonlocal status
@@ -84,9 +101,18 @@ class Gate:
             else:
                 _check_declared(headers, limit)
                 await self._app(scope, _counted(receive, limit), send_named)
-        except ClientDisconnect:
-            record.code = "client_gone"
-            status = 499  # for the log and the metrics; nobody hears it
+        except (ClientDisconnect, asyncio.CancelledError) as stop:
+            if isinstance(stop, asyncio.CancelledError) and (record.abandoned is None or task is None):
+                raise  # the server itself stops
+            if task is not None:
+                task.uncancel()
+            if record.abandoned == LATE and not status:
+                record.code = LATE
+                late = ReceiveTimeout("The request did not arrive in time.")
+                await problem_response(late, request_id, {"Connection": "close"})(scope, receive, send_named)
+            else:
+                record.code = GONE
+                status = 499  # for the log and the metrics; nobody hears it
         except Exception as error:
             if status:  # too late for another answer; the server cuts the connection
                 raise
