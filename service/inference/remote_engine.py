@@ -45,7 +45,10 @@ _UNSENT_BYTES = 1 << 20
 class ModelElsewhere(Protocol):
     """A model of which this process holds the catalogue."""
 
-    device: str  # told by the owner
+    # Told by the owner.
+    device: str
+    top_k: str
+    top_k_recall: float | None
 
     @property
     def label(self) -> str:
@@ -187,7 +190,9 @@ class RemoteEngine:
             return False
         for model in self._models:
             place = theirs[model.label, model.sha256]
-            self._places[model.label], model.device = place, greetings[place].device
+            greeting = greetings[place]
+            self._places[model.label] = place
+            model.device, model.top_k, model.top_k_recall = greeting.device, greeting.top_k, greeting.recall
         return True
 
 

@@ -2,7 +2,8 @@
 
     header   payload bytes u32, kind u8, zeros 3
     HELLO    "AGLW", version u16, models u16, then per model: sha256 of its manifest 32, label bytes u16,
-             device bytes u16, label, device                                              owner -> front, first of all
+             device bytes u16, top-k bytes u16, recall f32 (NaN = exact), label, device, top-k
+                                                                                          owner -> front, first of all
     ASK      id u32, model u16 (place in HELLO), operation u8, bulk u8, k u32, n_row u32, n_excluded u32,
              granted_ms f32, deadline f64 (seconds of CLOCK_MONOTONIC, which all processes of one machine share),
              row i32 x n_row, excluded i32 x n_excluded                                   front -> owner
@@ -37,7 +38,7 @@ MAX_K: Final = 10_000
 _MAGIC: Final = b"AGLW"
 _HEADER = struct.Struct("<IB3x")
 _HELLO = struct.Struct("<4sHH")
-_HELLO_MODEL = struct.Struct("<32sHH")
+_HELLO_MODEL = struct.Struct("<32sHHHf")
 _ASK = struct.Struct("<IHBBIIIfd")
 _CANCEL = struct.Struct("<I")
 _ANSWER = struct.Struct("<IIff")
@@ -53,11 +54,16 @@ class FrameError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """One model that the owner runs: name@version, sha256 of its manifest, and the provider it runs on."""
+    """One model that the owner runs: name@version, sha256 of its manifest, and how it runs there.
+
+    `recall` is of the best 20; none where top-k is exact.
+    """
 
     label: str
     sha256: str
     device: str
+    top_k: str
+    recall: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +124,9 @@ class FrameReader:
 def pack_hello(models: Sequence[Greeting], version: int = VERSION) -> bytes:
     parts = [_HELLO.pack(_MAGIC, version, len(models))]
     for model in models:
-        label, device = model.label.encode(), model.device.encode()
-        parts += [_HELLO_MODEL.pack(bytes.fromhex(model.sha256), len(label), len(device)), label, device]
+        names = [name.encode() for name in (model.label, model.device, model.top_k)]
+        recall = math.nan if model.recall is None else model.recall
+        parts += [_HELLO_MODEL.pack(bytes.fromhex(model.sha256), *map(len, names), recall), *names]
     return frame(HELLO, b"".join(parts))
 
 
@@ -136,13 +143,14 @@ def unpack_hello(payload: memoryview) -> list[Greeting]:
         raise FrameError(f"version {version} of the protocol, expected {VERSION}")
     models, at = [], _HELLO.size
     for _ in range(n_models):
-        digest, label_bytes, device_bytes = _fixed(_HELLO_MODEL, payload[at:], "HELLO")
+        digest, *sizes, recall = _fixed(_HELLO_MODEL, payload[at:], "HELLO")
         at += _HELLO_MODEL.size
-        names = bytes(payload[at : at + label_bytes + device_bytes])
-        if len(names) != label_bytes + device_bytes:
-            raise FrameError("a HELLO that ends in the middle of a name")
-        at += len(names)
-        models.append(Greeting(_text(names[:label_bytes]), digest.hex(), _text(names[label_bytes:])))
+        names = []
+        for size in sizes:
+            names.append(_text(bytes(payload[at : at + size])))
+            at += size
+        label, device, top_k = names
+        models.append(Greeting(label, digest.hex(), device, top_k, None if math.isnan(recall) else recall))
     _ends(payload, at, "HELLO")
     return models
 

@@ -39,6 +39,14 @@ class OwnedModel(Model, Protocol):
         """Execution provider it runs on."""
 
     @property
+    def top_k(self) -> str:
+        """Name of its backend."""
+
+    @property
+    def top_k_recall(self) -> float | None:
+        """Of the best 20; none where top-k is exact."""
+
+    @property
     def n_items(self) -> int:
         """Item indices are 1 to n_items."""
 
@@ -98,7 +106,10 @@ class _Front(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
         self._owner.joined(self)
-        models = [Greeting(model.label, model.sha256, model.device) for model in self._owner.models]
+        models = [
+            Greeting(model.label, model.sha256, model.device, model.top_k, model.top_k_recall)
+            for model in self._owner.models
+        ]
         transport.write(pack_hello(models))
 
     def connection_lost(self, error: Exception | None) -> None:

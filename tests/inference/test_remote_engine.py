@@ -38,6 +38,8 @@ class ThreeItems:
     label: str = "three@1"
     sha256: str = "ab" * 32
     device: str = "CPUExecutionProvider"
+    top_k: str = "approximate"
+    top_k_recall: float | None = 0.75
     n_items: int = 3
 
     def search(
@@ -271,14 +273,14 @@ async def test_an_owner_with_another_model_is_not_talked_to(pair: Pair, model: T
     assert changes == []
 
 
-async def test_the_owner_says_what_it_runs_on(pair: Pair) -> None:
-    model = ThreeItems(device="unknown")
+async def test_the_owner_says_how_its_models_run(pair: Pair) -> None:
+    model = ThreeItems(device="unknown", top_k="unknown", top_k_recall=None)
     front = RemoteEngine(pair.path, [model], pair.metrics, pair.log, max_waiting=3)
     front.start()
     await front.until_connected()
     front.stop()
 
-    assert model.device == "CPUExecutionProvider"
+    assert (model.device, model.top_k, model.top_k_recall) == ("CPUExecutionProvider", "approximate", 0.75)
 
 
 def an_ask(**changed: Any) -> bytes:

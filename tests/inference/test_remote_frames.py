@@ -48,7 +48,14 @@ ids = st.integers(0, 2**32 - 1)
 indices = st.integers(0, 2**31 - 1)
 floats = st.floats(width=32, allow_nan=False)
 greetings = st.lists(
-    st.builds(Greeting, st.text(max_size=40), st.binary(min_size=32, max_size=32).map(bytes.hex), st.text(max_size=20)),
+    st.builds(
+        Greeting,
+        st.text(max_size=40),
+        st.binary(min_size=32, max_size=32).map(bytes.hex),
+        st.text(max_size=20),
+        st.text(max_size=20),
+        st.none() | floats,
+    ),
     max_size=4,
 )
 
@@ -67,7 +74,7 @@ def an_ask(bulk: bool = False) -> bytes:
 
 def some_frames() -> list[bytes]:
     return [
-        pack_hello([Greeting("a@1", "ab" * 32, "CPU")]),
+        pack_hello([Greeting("a@1", "ab" * 32, "CPU", "scan", 0.5)]),
         an_ask(),
         pack_cancel(7),
         pack_answer(7, Ranked(np.array([2, 1]), np.array([0.5, 0.25], np.float32), 1.0, 2.0)),
