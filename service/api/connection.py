@@ -35,7 +35,7 @@ class Crowd:
     _TURNS = 3
     _NEWEST = 0.1
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, turn_s: float = 0.008) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, turn_s: float = 0.02) -> None:
         self._loop, self._turn_s = loop, turn_s
         self._n_let_in = 0
         self._began_at = 0.0
@@ -70,7 +70,7 @@ class Connection(HttpToolsProtocol):
 
     Args:
         metrics: counts what is refused.
-        receive_timeout_s: a request that has begun to arrive must have arrived by then, unless its answer has begun (a stream).
+        receive_timeout_s: a request that has begun to arrive must have arrived by then, unless its answer has begun.
         crowd: shared by all connections of the loop.
     """
 
