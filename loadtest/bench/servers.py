@@ -123,7 +123,9 @@ def straightforward(place: Place, cores: int) -> Server:
 def mosec(place: Place, cores: int) -> Server:
     command = [_python(place, "mosec"), "-m", "loadtest.peers.mosec_server", "--folder", str(place.whole)]
     grid = [(cores, 1, 1), (cores, 1, 4), (cores, 1, 8), (cores, 1, 16), (1, cores, 8), (1, cores, 16), (1, cores, 32)]
-    return Server("mosec", "/metrics", _batching(command, grid), _simple("/inference"), ("mosec", "onnxruntime"))
+    # It waits at least 1 ms for a batch to fill and, where it is not told how long, 10 ms.
+    settings = _batching(command, grid, wait_ms=1)
+    return Server("mosec", "/metrics", settings, _simple("/inference"), ("mosec", "onnxruntime"))
 
 
 def litserve(place: Place, cores: int) -> Server:
