@@ -23,6 +23,8 @@ from service.processes.line import Orders, Role, Told, as_line, plain
 from service.registry import ScenariosFile
 from service.settings import Settings
 
+# Of what a process tells: a refusal lists every reason.
+_LINE_BYTES = 1 << 22
 LIVED_LONG_S = 10.0  # a process that ran for this long starts the back-off anew
 _BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 # What stopping may take on top of the time that requests in flight get: writing queued events, closing connections.
@@ -83,6 +85,8 @@ class Supervisor:
             self._folder = Path(folder)
             (self._folder / "metrics").mkdir()
             keeping = [loop.create_task(self._keep(name, role), name=name) for name, role in names.items()]
+            for task in keeping:
+                task.add_done_callback(lambda _task: self._stop.set())  # ends early only by what nobody foresaw
             await self._stop.wait()
             await self._stop_all()
             await asyncio.gather(*keeping)
@@ -240,7 +244,7 @@ class _Process:
                 start_new_session=True,  # Ctrl-C in the terminal is for us, who then stop everything in order
                 env=environment,
             )
-        reader, writer = await asyncio.open_connection(sock=ours)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=_LINE_BYTES)
         writer.write(as_line(orders))
         return cls(process, reader, writer)
 
