@@ -7,6 +7,8 @@ that was lost times the query, and the part of the query that was lost times the
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,6 +53,8 @@ class Int8Scan:
         scaled = graph.node("Mul", [as_float, group_scales], "scaled")
         graph.node("Mul", [scaled, "scales"], "maxima")
         self._pass = BoundPass(graph.model(), threads, {}, prepack=True)
+        del graph, parts
+        _give_memory_back()
 
     def maxima(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
         scales, whole = _rounded_queries(flat)
@@ -98,6 +102,13 @@ def _add_block(graph: GraphWriter, name: str, whole: NDArray[np.int8], zero: str
     scores = graph.node("MatMulInteger", ["queries", items, zero], f"{name}_scores")
     grouped = graph.node("Reshape", [scores, shape], f"{name}_grouped")
     return graph.node("ReduceMax", [grouped], f"{name}_maxima", axes=[1], keepdims=0)
+
+
+def _give_memory_back() -> None:
+    """Returns freed memory to the system: writing and reading the graph takes several times what is kept of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
 
 
 def _rounded_queries(flat: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int8]]:

@@ -95,6 +95,8 @@ class BoundPass:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
+        # Constants outside the arena, which grows by doubling and never shrinks.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         self._value = ort.OrtValue.ortvalue_from_numpy
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._binding = self._session.io_binding()
