@@ -6,9 +6,9 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from models.errors import ConfigError
 
@@ -26,7 +26,7 @@ class DataConfig(_Section):
     split: str = "leave_one_out"
     knowledge: Path | None = None
     shuffle_knowledge: Annotated[
-        tuple[Literal["items", "users"], ...],
+        tuple[Literal["items", "users", "exemplars"], ...],
         Field(description="a control: whose texts are dealt out anew, so that they say nothing of who has them"),
     ] = ()
     shuffle_seed: Annotated[int, Field(ge=0)] = 0
@@ -34,6 +34,9 @@ class DataConfig(_Section):
 
 class ModelConfig(_Section):
     """LLM-ESR and, with one view and no distillation, the plain backbone: the same parts (arXiv:2405.20646)."""
+
+    UNREAD: ClassVar[tuple[tuple[str, str], ...]] = ()  # settings of other sections that this model does not read
+    SHUFFLES: ClassVar[frozenset[str]] = frozenset({"items", "users"})
 
     kind: Literal["llm-esr"] = "llm-esr"
     backbone: Literal["sasrec", "gru4rec", "bert4rec"] = "sasrec"
@@ -80,6 +83,75 @@ class ModelConfig(_Section):
         return len(self.views) == 2
 
 
+class EIMFConfig(_Section):
+    """EIMF and, with both of ESIM's weights 0, its plain multi-interest retriever (arXiv:2411.09410)."""
+
+    UNREAD: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("loss", "positions"),
+        ("loss", "mask_probability"),
+        ("train", "teachers"),
+    )
+    SHUFFLES: ClassVar[frozenset[str]] = frozenset({"exemplars"})
+
+    kind: Literal["eimf"]
+    retriever: Literal["comirec-sa", "comirec-dr", "mind", "remi"] = "remi"
+    hidden_size: Annotated[int, Field(ge=2)] = 64
+    n_interests: Annotated[int, Field(ge=1, description="query vectors of a history, K of the papers")] = 4
+    max_seq_len: Annotated[int, Field(ge=1)] = 20
+    first_target: Annotated[
+        int, Field(ge=1, description="events before the earliest target of a sequence, where it has as many")
+    ] = 4
+    routing_rounds: Annotated[int, Field(ge=1, description="of the capsules of comirec-dr and mind")] = 3
+    hard_negatives: Annotated[
+        float, Field(ge=0, description="remi: beta, how much more a hard negative weighs; 0: all alike")
+    ] = 1.0
+    routing_weight: Annotated[
+        float, Field(ge=0, description="remi: lambda, against interests that attend to one item alone")
+    ] = 3.0
+    semantic_prediction_weight: Annotated[
+        float, Field(ge=0, description="ESIM: LLM interests name the next item; 0 switches it off")
+    ] = 0.1
+    alignment_weight: Annotated[
+        float, Field(ge=0, description="ESIM: queries near LLM interests, items near titles; 0 switches it off")
+    ] = 0.1
+    text_size: Annotated[int, Field(ge=2, description="ESIM: width that texts are projected to")] = 100
+
+    @model_validator(mode="after")
+    def _is_read(self) -> Self:
+        for name, owners in (
+            ("routing_rounds", ("comirec-dr", "mind")),
+            ("hard_negatives", ("remi",)),
+            ("routing_weight", ("remi",)),
+        ):
+            if self.retriever not in owners and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is of {' and '.join(owners)} alone, {self.retriever} does not read it")
+        return self
+
+    @property
+    def needs_knowledge(self) -> bool:
+        return self.semantic_prediction_weight > 0 or self.alignment_weight > 0
+
+    @property
+    def mines_negatives(self) -> bool:
+        return self.retriever == "remi" and self.hard_negatives > 0
+
+
+def _kind_of(section: Any) -> Any:
+    """A section without a kind is LLM-ESR's, the first there was."""
+    return section.get("kind", "llm-esr") if isinstance(section, dict) else getattr(section, "kind", None)
+
+
+KINDS = ("llm-esr", "eimf")
+AnyModelConfig = Annotated[
+    Annotated[ModelConfig, Tag("llm-esr")] | Annotated[EIMFConfig, Tag("eimf")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="unknown_kind",
+        custom_error_message=f"kind is unknown, expected one of {', '.join(KINDS)}",
+    ),
+]
+
+
 class LossConfig(_Section):
     """What a position is taught: its next item against others."""
 
@@ -118,7 +190,7 @@ class RunConfig(_Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     seed: Annotated[int, Field(ge=0)] = 42
     data: DataConfig
-    model: ModelConfig = ModelConfig()
+    model: AnyModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
 
@@ -126,6 +198,26 @@ class RunConfig(_Section):
     def _knowledge_is_named(self) -> Self:
         if self.model.needs_knowledge and self.data.knowledge is None:
             raise ValueError("data.knowledge is missing, the model of this run is built on LLM knowledge")
+        return self
+
+    @model_validator(mode="after")
+    def _every_setting_is_read(self) -> Self:
+        kind = self.model.kind
+        for section, name in self.model.UNREAD:
+            part = getattr(self, section)
+            if getattr(part, name) != type(part).model_fields[name].default:
+                raise ValueError(f"{section}.{name} says nothing to {kind}, leave it out")
+        if (
+            isinstance(self.model, EIMFConfig)
+            and self.model.mines_negatives
+            and (self.loss.kind != "sampled_softmax" or self.loss.log_q)
+        ):
+            raise ValueError(
+                "model.hard_negatives weighs the negatives of sampled_softmax without log_q; "
+                f"found {self.loss.kind}{' with log_q' if self.loss.log_q else ''}, or set it to 0"
+            )
+        if foreign := sorted(set(self.data.shuffle_knowledge) - self.model.SHUFFLES):
+            raise ValueError(f"data.shuffle_knowledge: {kind} has no texts of {', '.join(foreign)} to deal out anew")
         return self
 
 
@@ -178,5 +270,7 @@ def parse_config(raw: object, origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        faults = [f"  {'.'.join(map(str, e['loc'])) or 'run'}: {e['msg']}" for e in error.errors()]
+        # The kind that a section was read as stands in pydantic's path, and in no file.
+        places = ((".".join(str(at) for at in e["loc"] if at not in KINDS), e["msg"]) for e in error.errors())
+        faults = [f"  {place or 'run'}: {message}" for place, message in places]
         raise ConfigError(f"{origin}: the run's configuration does not fit\n" + "\n".join(faults)) from None

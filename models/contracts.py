@@ -34,6 +34,7 @@ class EncoderInputs:
     fixed_length: int | None
     dim: int
     n_queries: int
+    has_attention: bool = False  # the model is an `AttentiveModel`
 
 
 @runtime_checkable
@@ -51,6 +52,14 @@ class RetrieverModel(Protocol):
 
     def encode_vectors(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
         """float32 queries (B, Q, D) from `item_table()[item_seq]` (B, L, D), item_seq (B, L) and seq_len (B,)."""
+        ...
+
+
+class AttentiveModel(RetrieverModel, Protocol):
+    """A retriever that says how much each item of a history weighs in each query."""
+
+    def attention(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
+        """float32 (B, Q, L), arguments as of `encode_vectors`; 0 on padding."""
         ...
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.batches import TrainBatch, TrainingHistories, compact, n_batches
-from models.config import RunConfig
+from models.config import ModelConfig, RunConfig
 from models.data.dataset import Dataset
 from models.data.splits import Split
 from models.inputs import Inputs
@@ -35,10 +35,12 @@ class LLMESRPaper:
             return None
         knowledge = load_knowledge(config.data.knowledge, dataset, config.data.split)
         if config.data.shuffle_knowledge:
-            knowledge = shuffled(knowledge, config.data.shuffle_knowledge, config.data.shuffle_seed)
+            what = [name for name in config.data.shuffle_knowledge if name != "exemplars"]  # LLM-ESR has none
+            knowledge = shuffled(knowledge, what, config.data.shuffle_seed)
         return knowledge
 
     def build_model(self, config: RunConfig, inputs: Inputs) -> LLMESR:
+        assert isinstance(config.model, ModelConfig)
         return LLMESR(config.model, inputs.dataset.n_items, inputs.knowledge)
 
     def curriculum(self, config: RunConfig, inputs: Inputs, model: nn.Module, device: torch.device) -> LLMESRCurriculum:
@@ -53,17 +55,17 @@ class LLMESRCurriculum:
     """Every user once an epoch; each position names its next item, and each user nears the mean of similar ones."""
 
     def __init__(self, config: RunConfig, inputs: Inputs, model: LLMESR, device: torch.device) -> None:
-        self.config, self.model, self.device = config, model, device
+        self.config, self.model, self.settings, self.device = config, model, model.config, device
         train = inputs.split.train
         self.histories = TrainingHistories(
-            train, config.model.max_seq_len, device, model.describe_inputs().fixed_length
+            train, self.settings.max_seq_len, device, model.describe_inputs().fixed_length
         )
         users = torch.as_tensor(np.repeat(np.arange(len(train)), train.lengths), device=device)
         items = torch.as_tensor(train.items, device=device)
         self.n_rows = inputs.dataset.n_items + 1
         self.seen = SeenItems(users, items, self.n_rows)
         self.negatives = NegativeItems(config.loss.negatives, torch.bincount(items, minlength=self.n_rows))
-        self.objective = make_objective(config)
+        self.objective = make_objective(self.settings, config.loss)
         self.similar_users = self._similar_users(inputs.knowledge)
         # With `teachers = "epoch"`: the state of every user, as the model was when the epoch began.
         self.teacher_states: Tensor | None = None
@@ -94,12 +96,12 @@ class LLMESRCurriculum:
             similar = self.similar_users[users]  # (B, n)
             weights = (self.histories.input_len[similar] > 0).to(table.dtype)
             distance = distillation_loss(taught.students, self._teachers(similar), weights)
-            loss = loss + self.config.model.distillation_weight * distance
+            loss = loss + self.settings.distillation_weight * distance
         return loss
 
     def _is_compact(self, batch: TrainBatch) -> bool:
         """Whether the adapter need not see the whole catalogue: this step can only read a part of it."""
-        model, loss = self.config.model, self.config.loss
+        model, loss = self.settings, self.config.loss
         n_named = 2 * batch.item_seq.numel() + loss.n_negatives
         return "semantic" in model.views and loss.kind == "sampled_softmax" and n_named < self.n_rows
 
@@ -127,7 +129,7 @@ class LLMESRCurriculum:
         return states
 
     def _similar_users(self, knowledge: Knowledge | None) -> Tensor | None:
-        model = self.config.model
+        model = self.settings
         if model.distillation_weight == 0 or knowledge is None:
             return None
         similar: NDArray[np.int64] = knowledge.similar_users[:, : model.n_teachers].astype(np.int64)

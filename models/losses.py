@@ -104,6 +104,21 @@ def _sampled_softmax(
     return (torch.cat([positive, negative], dim=1).logsumexp(1) - positive[:, 0]).mean()
 
 
+def hard_softmax(states: Tensor, targets: Tensor, table: Tensor, negatives: Tensor, beta: float) -> Tensor:
+    """Cross entropy of states (P, D) against shared negatives (K,), where the harder ones weigh more (REMI).
+
+    A negative with score s_j weighs exp(beta s_j) / mean_j exp(beta s_j) (arXiv:2302.14532, interest-aware hard
+    negatives); beta 0 is the plain sampled softmax. A target among the negatives is none of its own.
+    """
+    positive = (states * F.embedding(targets, table)).sum(-1, keepdim=True)  # (P, 1)
+    negative = states @ F.embedding(negatives, table).T  # (P, K)
+    clash = negatives[None, :] == targets[:, None]
+    others = (~clash).sum(1, keepdim=True).clamp(min=1)
+    mean = (beta * negative).masked_fill(clash, float("-inf")).logsumexp(1, keepdim=True) - others.log()
+    weighted = ((1 + beta) * negative - mean).masked_fill(clash, float("-inf"))
+    return (torch.cat([positive, weighted], dim=1).logsumexp(1) - positive[:, 0]).mean()
+
+
 def distillation_loss(students: Tensor, teachers: Tensor, weights: Tensor) -> Tensor:
     """Mean squared distance of students (B, D) to the mean of their teachers (B, n, D) (LLM-ESR, section 5).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from models.contracts import Paper
+from models.eimf_training import EIMFPaper
 from models.llm_esr_training import LLMESRPaper
 
-PAPERS: Final[dict[str, Paper]] = {"llm-esr": LLMESRPaper()}
+PAPERS: Final[dict[str, Paper]] = {"llm-esr": LLMESRPaper(), "eimf": EIMFPaper()}

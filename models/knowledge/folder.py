@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,12 +55,12 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return dict(provenance)
 
 
-def check_files(folder: Path, provenance: Mapping[str, Any]) -> None:
+def check_files(folder: Path, provenance: Mapping[str, Any], names: Sequence[str] = ARRAYS) -> None:
     """Nothing if every file is the one knowledge.json was written for, else KnowledgeError naming the file."""
-    for name in ARRAYS:
+    for name in names:
         recorded = provenance["files"].get(name, {}).get("sha256")
         if not (folder / name).is_file():
-            raise KnowledgeError(f"{folder / name}: missing, expected the knowledge folder to hold {', '.join(ARRAYS)}")
+            raise KnowledgeError(f"{folder / name}: missing, expected the knowledge folder to hold {', '.join(names)}")
         if (found := sha256_of(folder / name)) != recorded:
             raise KnowledgeError(f"{folder / name}: sha256 is {found}, {PROVENANCE} says {recorded}")
 
@@ -88,12 +88,12 @@ def sha256_of(path: Path) -> str:
 
 
 class Building:
-    """The working folder of one build; `finish` puts it in the place of `folder`."""
+    """The working folder of one build of the files `names`; `finish` puts it in the place of `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+    def __init__(self, folder: Path, names: Sequence[str] = ARRAYS) -> None:
+        self.folder, self.names = folder.absolute(), names
         self.work = self.folder.parent / f".{self.folder.name}.building"
-        check_replaceable(self.folder)
+        check_replaceable(self.folder, names)
         self.work.mkdir(parents=True, exist_ok=True)
         self._notes: dict[str, dict[str, Any]] = {}
 
@@ -120,9 +120,9 @@ class Building:
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
         """Writes knowledge.json and renames the working folder; what stood there before is removed afterwards."""
-        write_json(self.work / PROVENANCE, {**provenance, "files": {name: self._notes[name] for name in ARRAYS}})
+        write_json(self.work / PROVENANCE, {**provenance, "files": {name: self._notes[name] for name in self.names}})
         for path in self.work.iterdir():
-            if path.name not in (*ARRAYS, PROVENANCE):
+            if path.name not in (*self.names, PROVENANCE):
                 path.unlink()
         old = self.folder.parent / f".{self.folder.name}.old"
         shutil.rmtree(old, ignore_errors=True)
@@ -144,13 +144,13 @@ class Building:
         return note
 
 
-def check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path, names: Sequence[str] = ARRAYS) -> None:
     """Nothing if `folder` may be written; KnowledgeError if it holds anything that is not knowledge."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise KnowledgeError(f"{folder}: is a file, expected a folder to write knowledge to")
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in (*ARRAYS, PROVENANCE))
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in (*names, PROVENANCE))
     if foreign:
         raise KnowledgeError(
             f"{folder}: holds {', '.join(foreign[:5])}, which no knowledge has; "
