@@ -23,8 +23,8 @@ from service.metrics import Metrics
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:@-]{1,128}")
 # What the server and the gate tell each other in the request's state: when the first byte came, and whom to tell that
-# the caller has gone, or that the rest of the request does not come.
-ARRIVED_AT, ABANDON = "arrived_at", "abandon"
+# the caller has gone, or that the rest of the request does not come; and how to write a whole answer at once.
+ARRIVED_AT, ABANDON, REPLY = "arrived_at", "abandon", "reply"
 Reason = Literal["client_gone", "receive_timeout"]
 GONE: Reason = "client_gone"
 LATE: Reason = "receive_timeout"
@@ -43,6 +43,7 @@ class Record:
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
     code: str | None = None
     abandoned: Reason | None = None
+    status: int = 0  # of an answer that did not pass `send`
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -123,7 +124,7 @@ class Gate:
             await problem_response(known, request_id)(scope, receive, send_named)
         finally:
             self._metrics.inflight.dec()
-            self._close(scope, record, status)
+            self._close(scope, record, status or record.status)
 
     def _close(self, scope: Scope, record: Record, status: int) -> None:
         took_s = self._clock() - record.started_at

@@ -216,7 +216,7 @@ class Turns:
 
 def test_only_turns_that_are_long_again_and_again_refuse_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, loop = ManualClock(), Turns()
-    monkeypatch.setattr("service.api.connection.time", type("Time", (), {"monotonic": clock}))
+    monkeypatch.setattr("service.api.connection.time", type("Time", (), {"thread_time": clock}))
     crowd = Crowd(loop, turn_s=0.01)
 
     def turn(n_requests: int, cost_s: float = 0.001) -> int:
