@@ -77,7 +77,7 @@ def fit_new_item_rows(model: LLMESR, popularity: NDArray[np.int64], seed: int = 
     Raises:
         RunError: the model has no semantic view, or fewer than `N_FOLDS` items were trained.
     """
-    if "semantic" not in model.config.views:
+    if not isinstance(model, LLMESR) or "semantic" not in model.config.views:
         raise RunError("the model knows items by their id alone (no semantic view): it has no place for a new text")
     if "collaborative" not in model.config.views:
         return NewItemRows(model, None)
