@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-# Newest runs that count, per bucket, and which of them is believed: slow ones do, the slowest alone does not.
+# Newest runs that count, per bucket, and which of them is believed: a slow one, but not the slowest.
 _WINDOW = 32
-_QUANTILE = 0.9
+_QUANTILE = 0.75
 
 
 class Pace:
