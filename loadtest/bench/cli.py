@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loadtest.bench import document, machine, parts
+from loadtest.bench import document, machine, parts, tables
 from loadtest.bench.artefacts import Shape
 from loadtest.bench.parts import Bench
 from loadtest.bench.places import default_cache
@@ -160,12 +160,13 @@ def compare(
 def page(
     results: Annotated[list[Path], typer.Argument(help="Results of `bench`; parts measured last win.")],
     out: Annotated[Path, typer.Option(help="One merged result; the page stands beside it.")] = Path("bench-all.json"),
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables, too.")] = False,
 ) -> None:
     """One **result and page** from several.
 
     Examples:
 
-        python -m loadtest bench page one.json other.json --out all.json
+        python -m loadtest bench page one.json other.json --out all.json --markdown
     """
     from loadtest.bench.page import write_page
 
@@ -174,6 +175,8 @@ def page(
         print(f"{out}\n{write_page(merged, out)}")
     except LoadtestError as error:
         raise refused(str(error)) from None
+    if markdown:
+        print(tables.markdown(merged["parts"]))
 
 
 def _plan(kind: str, shapes: Mapping[str, Shape], n_requests: int, n_aborts: int) -> Plan:

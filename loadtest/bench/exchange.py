@@ -44,7 +44,7 @@ class Job:
     cores: Sequence[int] = field(default_factory=tuple)
     abort_share: float = 0.0
     abort_within_s: float = 0.005
-    max_requests: int = 0  # closed loop: ends after so many; 0 = by time alone
+    max_requests: int = 0  # closed loop: ends when so many were answered; 0 = by time alone
 
     def __post_init__(self) -> None:
         if not self.phases or any(rate < 0 or seconds <= 0 for rate, seconds in self.phases):

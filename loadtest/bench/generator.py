@@ -136,11 +136,9 @@ class Generator:
 
     def _run_closed(self) -> float:
         seconds = self._job.phases[0][1]
-        for connection in [self._idle.pop() for _ in range(len(self._idle))]:
-            self._send_next(connection)
         next_sweep_s = _SWEEP_S
-        while (now_s := time.monotonic() - self._start) < seconds and not self._is_enough():
-            while self._idle:
+        while (now_s := time.monotonic() - self._start) < seconds and not (self._is_enough() and not self._in_flight):
+            while self._idle and not self._is_enough():
                 self._send_next(self._idle.pop())
             while self._aborts and self._aborts[0][0] <= now_s:
                 self._abort(*heapq.heappop(self._aborts)[1:])
@@ -148,7 +146,7 @@ class Generator:
                 self._sweep(now_s)
                 next_sweep_s = now_s + _SWEEP_S
             self._wait(max(0.0, self._aborts[0][0] - now_s) if self._aborts else _SWEEP_S)
-        # Requests in flight at the end are left out: cut short, they have no latency.
+        # Requests in flight when the time is over are left out: cut short, they have no latency.
         open_ones = {connection.number for connection in self._connections.values()}
         kept = [number for number in range(len(self._planned)) if number not in open_ones]
         for name in ("_planned", "_sent", "_done", "_status", "_tier"):

@@ -86,7 +86,7 @@ def _run(
         save_requests(requests, load.requests, load.expected)
         start_at = time.monotonic() + _LEAD_S
         generators = []
-        seed = more.pop("seed", 7)
+        seed, max_requests = more.pop("seed", 7), more.pop("max_requests", 0)
         for number, core in enumerate(load.cores[:n]):
             job = Job(
                 "127.0.0.1",
@@ -99,6 +99,7 @@ def _run(
                 seed=seed + number,
                 start_at=start_at,
                 cores=(core,),
+                max_requests=-(-max_requests // n),
                 **more,
             )
             generators.append(stack.enter_context(_generator(job)))
