@@ -68,16 +68,14 @@ def granted_ms(
     Raises:
         BadHeader: a header is not as its definition says.
     """
-    if own is None and grpc is None and envoy is None:
-        return min(default_ms, max_ms)
-    given: list[float] = [max_ms]
+    given: list[float] = []
     if own is not None:
         given.append(_whole_ms(HEADER, own, max_ms))
     if grpc is not None:
         given.append(_grpc_ms(grpc))
     if envoy is not None and envoy.strip("0"):  # 0 is Envoy's way to say that there is no limit
         given.append(_whole_ms(ENVOY_HEADER, envoy, max_ms))
-    return min(given)
+    return min(max_ms, *given) if given else min(default_ms, max_ms)
 
 
 def _whole_ms(header: str, value: str, max_ms: int) -> int:

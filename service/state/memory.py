@@ -110,7 +110,9 @@ class MemoryStore:
 
 def _looks(events: Sequence[Event]) -> NewestLooks:
     return NewestLooks(
-        [event.event_id for event in events], [event.type for event in events], [event.item_id for event in events]
+        tuple(event.event_id for event in events),
+        tuple(event.type for event in events),
+        tuple(event.item_id for event in events),
     )
 
 

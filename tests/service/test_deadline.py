@@ -55,3 +55,33 @@ def test_no_text_in_the_header_breaks_the_service(header: str) -> None:
     except BadHeader:
         return
     assert 1 <= budget <= 1_000
+
+
+@pytest.mark.parametrize(
+    ("value", "milliseconds"),
+    [("1H", 1_000.0), ("1S", 1_000.0), ("250m", 250.0), ("1500u", 1.5), ("0m", 0.0), ("5000000n", 5.0)],
+)
+def test_grpc_gives_the_budget_in_its_own_spelling(value: str, milliseconds: float) -> None:
+    assert granted_ms(None, value, default_ms=100, max_ms=1_000) == pytest.approx(milliseconds)
+
+
+@pytest.mark.parametrize("value", ["", "5", "m", "123456789m", "-1m", "1.5S", "5 m", "5s", "٣m"])
+def test_a_grpc_timeout_that_grpc_would_not_send_is_bad(value: str) -> None:
+    with pytest.raises(BadHeader):
+        granted_ms(None, value, default_ms=100, max_ms=1_000)
+
+
+@pytest.mark.parametrize(
+    ("own", "grpc", "envoy", "expected"),
+    [
+        ("50", "80m", "70", 50),
+        ("90", "80m", None, 80),
+        ("90", None, "70", 70),
+        (None, "80m", "0", 80),
+        (None, None, "0", 100),
+    ],
+)
+def test_the_smallest_budget_given_wins_and_zero_of_envoy_is_none(
+    own: str | None, grpc: str | None, envoy: str | None, expected: float
+) -> None:
+    assert granted_ms(own, grpc, envoy, default_ms=100, max_ms=1_000) == expected

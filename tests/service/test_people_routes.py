@@ -187,3 +187,12 @@ async def test_what_only_the_store_can_do_needs_the_store(
     assert (response.status_code, response.json()["code"]) == (503, "state_unavailable")
     assert response.headers["Retry-After"] == "1"
     assert running.metrics()['afterglow_redis_errors_total{kind="admin"}'] == 1
+
+
+async def test_an_answer_in_the_making_does_not_bring_a_deleted_users_list_back(running: Running) -> None:
+    await running.look("a", user_id="u1")
+    running.store.before_read = lambda: running.service.last_lists.drop(("user", "u1"))  # as the deletion does
+
+    await running.recommend(user_id="u1")
+
+    assert len(running.service.last_lists) == 0

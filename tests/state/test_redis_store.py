@@ -181,6 +181,9 @@ def test_damaged_values_are_left_out_and_counted(shared_server, members, score, 
         try:
             assert await user_ids(store) == []
             assert store.counters.n_quarantined == len(members)
+            looks, _ = await store.recall("u", None, timeout_s=T)
+            assert looks.item_ids == ()
+            assert store.counters.n_quarantined == 2 * len(members)
             assert await store.append([event("e1", 1), event("e2", 1)], timeout_s=T) == [True, True]
             assert await user_ids(store) == ["e1", "e2"]
             assert await store.merge("v", from_user_id="u") == 2

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from service.state.store import DAY_S, Event, Limits, StateStore
+from service.state.store import DAY_S, Event, Limits, NewestLooks, StateStore
 
 T = 1.0  # s; long enough that only a fault reaches it
 
@@ -261,3 +261,24 @@ async def test_a_deleted_user_starts_anew(store: StateStore) -> None:
 
 async def test_ping_returns(store: StateStore) -> None:
     await store.ping()
+
+
+async def test_recalling_is_reading_without_the_times(store: StateStore) -> None:
+    await store.append(
+        [event("b", 2.0, session="s"), event("a", 1.0), event("c", 3.0, user=None, session="s")], timeout_s=T
+    )
+    history = await store.read("u", "s", timeout_s=T)
+
+    user, session = await store.recall("u", "s", timeout_s=T)
+
+    for looks, events in ((user, history.user), (session, history.session)):
+        assert list(looks.event_ids) == ids(events)
+        assert list(looks.types) == [event.type for event in events]
+        assert list(looks.item_ids) == [event.item_id for event in events]
+    assert list(user.event_ids) == ["a", "b"]
+    assert list(session.event_ids) == ["b", "c"]
+
+
+async def test_of_nobody_and_of_strangers_nothing_is_recalled(store: StateStore) -> None:
+    for user, session in ((None, None), ("nobody", None), (None, "nowhere"), ("nobody", "nowhere")):
+        assert await store.recall(user, session, timeout_s=T) == (NewestLooks(), NewestLooks())
