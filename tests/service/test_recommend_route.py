@@ -300,6 +300,7 @@ async def test_a_budget_that_ends_while_the_state_is_read_still_knows_what_was_s
 
 
 async def test_a_model_that_takes_too_long_is_not_waited_for(running: Running, slow_model: SlowTopK) -> None:
+    asyncio.get_running_loop().call_later(0.02, running.clock.advance, 1)
     response = await running.post("/v1/recommend", {"history": past("c")}, **{"X-Request-Timeout-Ms": "20"})
 
     served = response.json()["served"]
