@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,7 @@ class Crowd:
     def __init__(self, loop: asyncio.AbstractEventLoop, *, turn_s: float = 0.02) -> None:
         self._loop, self._turn_s = loop, turn_s
         self._n_let_in = 0
+        self._clock = time.monotonic
         self._began_at = 0.0
         self._cost_s = turn_s / 64  # of one request, moving
         self._n_long_turns = 0
@@ -47,7 +49,7 @@ class Crowd:
     def lets_in(self) -> bool:
         """Whether one more request fits into this turn; counts it if so."""
         if not self._n_let_in:
-            self._began_at = time.thread_time()
+            self._began_at = self._clock()
             self._loop.call_soon(self._all_read)
         elif self._n_long_turns >= self._TURNS and self._n_let_in * self._cost_s >= self._turn_s:
             return False
@@ -55,11 +57,15 @@ class Crowd:
         return True
 
     def _all_read(self) -> None:
-        self._loop.call_soon(self._turn_ends, self._n_let_in, self._began_at)
+        self._loop.call_soon(self._turn_ends, self._n_let_in, self._began_at, self._clock)
         self._n_let_in = 0
 
-    def _turn_ends(self, n_requests: int, began_at: float) -> None:
-        took = time.thread_time() - began_at
+    def _turn_ends(self, n_requests: int, began_at: float, clock: Callable[[], float]) -> None:
+        took = clock() - began_at
+        # Reading processor time is a system call: only where turns are long by the clock on the wall.
+        self._clock = time.monotonic if took < self._turn_s / 4 else time.thread_time
+        if clock is not time.thread_time and took >= self._turn_s / 2:
+            return
         self._cost_s += self._NEWEST * (took / n_requests - self._cost_s)
         if took >= self._turn_s:
             self._n_long_turns = min(self._n_long_turns + 1, 2 * self._TURNS)
