@@ -30,9 +30,11 @@ from service.artefact.manifest import (
     HistorySource,
     ItemTableSpec,
     Manifest,
+    PhrasesSpec,
     TensorSpec,
     version_of,
 )
+from service.artefact.phrases import write_phrases
 from service.artefact.tables import Catalogue
 from service.errors import ArtefactRefused
 from service.inference.golden import Encode, golden_histories, make_golden, write_golden
@@ -50,6 +52,8 @@ class Draft:
         write_encoder: writes encoder.onnx into a folder that already holds items.npy.
         reference: queries of item indices by the original model; the golden answers then hold the exported graph to
             it. Without one they are the graph's own.
+        has_attention: the graph also gives `attention` (batch, n_queries, length).
+        phrases: texts that name interests, and their vectors float32 (n, dim) among the items.
         replaces: when the version was made that this one is an extension of; the new one sorts after it.
     """
 
@@ -69,6 +73,8 @@ class Draft:
     evaluation: Evaluation | None = None
     reference: Encode | None = None
     replaces: datetime | None = None
+    has_attention: bool = False
+    phrases: tuple[list[str], NDArray[np.float32]] | None = None
 
 
 def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = lambda message: None) -> Path:
@@ -95,6 +101,8 @@ def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = la
         np.save(folder / ITEMS, np.ascontiguousarray(draft.items, dtype=np.float32))
         pq.write_table(draft.catalogue.to_table(), folder / CATALOGUE)
         draft.write_encoder(folder)
+        if draft.phrases is not None:
+            write_phrases(folder, *draft.phrases)
         golden = _write_golden(draft, folder)
         manifest = _manifest(draft, folder, golden)
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -125,14 +133,18 @@ def naming_faults(name: str, history_events: Sequence[str]) -> list[str]:
     return faults
 
 
-def retriever_tensors(encoder: EncoderSpec) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs and outputs every retriever's graph has."""
+def retriever_tensors(
+    encoder: EncoderSpec, *, has_attention: bool = False
+) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    """Inputs and outputs every retriever's graph has, and attention where the model gives it."""
     length: int | str = encoder.fixed_length or "length"
     inputs = [
         TensorSpec(name="item_seq", dtype="int64", shape=["batch", length]),
         TensorSpec(name="seq_len", dtype="int64", shape=["batch"]),
     ]
     outputs = [TensorSpec(name="queries", dtype="float32", shape=["batch", encoder.n_queries, encoder.dim])]
+    if has_attention:
+        outputs.append(TensorSpec(name="attention", dtype="float32", shape=["batch", encoder.n_queries, length]))
     return inputs, outputs
 
 
@@ -152,7 +164,7 @@ def _manifest(draft: Draft, folder: Path, golden: GoldenSpec) -> Manifest:
     created_at = datetime.now(UTC).replace(microsecond=0)
     if draft.replaces is not None:  # within the same second, the order of versions would be that of their digests
         created_at = max(created_at, draft.replaces + timedelta(seconds=1))
-    inputs, outputs = retriever_tensors(draft.encoder)
+    inputs, outputs = retriever_tensors(draft.encoder, has_attention=draft.has_attention)
     items = ItemTableSpec(
         file=ITEMS,
         dtype="float32",
@@ -170,6 +182,7 @@ def _manifest(draft: Draft, folder: Path, golden: GoldenSpec) -> Manifest:
         "n_items": len(draft.items) - 1,
         "item_tables": {"items": items},
         "golden": golden,
+        "interest_phrases": None if draft.phrases is None else PhrasesSpec(n_phrases=len(draft.phrases[0])),
         "files": {path.name: digest(path) for path in sorted(folder.iterdir())},
         "dataset": draft.dataset,
         "seed": draft.seed,

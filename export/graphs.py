@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.contracts import RetrieverModel
+from models.contracts import AttentiveModel, RetrieverModel
 from service.artefact.manifest import EncoderSpec
 
 
 class EncoderGraph(nn.Module):
     """item_seq (B, L), seq_len (B,) -> queries (B, n_queries, dim): what `encoder.onnx` computes.
+
+    A model with attention gives (queries, attention (B, n_queries, L)).
 
     The folded item table is a buffer called `items`, read by one look-up and by nothing else: its initializer can then
     be items.npy itself.
@@ -40,5 +42,14 @@ class EncoderGraph(nn.Module):
             n_queries=inputs.n_queries,
         )
 
-    def forward(self, item_seq: Tensor, seq_len: Tensor) -> Tensor:
-        return self.model.encode_vectors(F.embedding(item_seq, self.items), item_seq, seq_len)
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what `forward` gives."""
+        return ["queries", "attention"] if self.inputs.has_attention else ["queries"]
+
+    def forward(self, item_seq: Tensor, seq_len: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        vectors = F.embedding(item_seq, self.items)
+        if self.inputs.has_attention:
+            attentive: AttentiveModel = self.model  # type: ignore[assignment]  # it says so
+            return attentive.encode_with_attention(vectors, item_seq, seq_len)
+        return self.model.encode_vectors(vectors, item_seq, seq_len)

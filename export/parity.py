@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.errors import ParityError
 from export.graphs import EncoderGraph
 from service.artefact.manifest import EncoderSpec
-from service.features.sequence import encode_sequences
+from service.features.sequence import SequenceFeatures, encode_sequences
 from service.inference.golden import ranking_fault
 from service.inference.retriever import run_encoder
 from service.inference.topk import ExactTopK
@@ -41,17 +41,21 @@ def torch_queries(graph: EncoderGraph, encoder: EncoderSpec, histories: list[lis
         length=encoder.fixed_length,
         n_items=len(graph.items) - 1,
     )
-    with torch.no_grad():
-        queries = graph(torch.from_numpy(features.item_seq), torch.from_numpy(features.seq_len))
-    result: NDArray[np.float32] = queries.numpy()
+    result: NDArray[np.float32] = _torch_outputs(graph, features)[0]
     return result
+
+
+def _torch_outputs(graph: EncoderGraph, features: SequenceFeatures) -> list[NDArray[np.float32]]:
+    with torch.no_grad():
+        given = graph(torch.from_numpy(features.item_seq), torch.from_numpy(features.seq_len))
+    return [tensor.numpy() for tensor in (given if isinstance(given, tuple) else (given,))]
 
 
 def check_parity(graph: EncoderGraph, session: Any, encoder: EncoderSpec, seed: int = 11) -> Parity:
     """Torch and ONNX Runtime agree at batch 1, 3 and 17 on empty, short, exact, over-long and mixed histories.
 
-    Queries within `TOLERANCE`, the same top 20 (but for swaps among scores closer than the rounding of float32), and in
-    clean mode the same queries whatever padding is appended.
+    Queries, and attention where there is any, within `TOLERANCE`; the same top 20 (but for swaps among scores closer
+    than the rounding of float32); and in clean mode the same queries whatever padding is appended.
 
     Raises:
         ParityError: names the case, the batch and the gap.
@@ -73,6 +77,8 @@ def check_parity(graph: EncoderGraph, session: Any, encoder: EncoderSpec, seed: 
             padded = _run_padded(session, encoder, histories)
             gap = _gap(f"{where}: appended padding changes the queries, with and without it they", padded, given)
             widest_padding = max(widest_padding, gap)
+        if graph.inputs.has_attention:
+            _check_attention(where, graph, session, encoder, histories)
         n_histories += len(histories)
     return Parity(n_histories, widest, widest_padding)
 
@@ -101,8 +107,23 @@ def _run_padded(session: Any, encoder: EncoderSpec, histories: list[list[int]]) 
     return result
 
 
+def _check_attention(
+    where: str, graph: EncoderGraph, session: Any, encoder: EncoderSpec, histories: list[list[int]]
+) -> None:
+    """Attention is torch's, with padding and without, and padding has none."""
+    found = []
+    for length in (None, encoder.max_seq_len):
+        features = encode_sequences(histories, encoder.max_seq_len, padding=encoder.padding, length=length)
+        given = session.run(["attention"], {"item_seq": features.item_seq, "seq_len": features.seq_len})[0]
+        _gap(f"{where}: attention of ONNX Runtime and torch", given, _torch_outputs(graph, features)[1])
+        real = features.item_seq > 0
+        _gap(f"{where}: attention on padding and none", np.where(real[:, None], 0, given), np.zeros_like(given))
+        found.append(given.transpose(0, 2, 1)[real])  # of each real item, in order
+    _gap(f"{where}: attention with appended padding and without", found[1], found[0])
+
+
 def _gap(what: str, found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    gap = float(np.abs(found - expected).max())
+    gap = float(np.abs(found - expected).max(initial=0.0))
     if not gap <= TOLERANCE:  # NaN is a gap too
         raise ParityError(f"{what} differ by {gap:.3g}, expected at most {TOLERANCE}")
     return gap

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.artefact import Draft
 from export.graphs import EncoderGraph
@@ -55,8 +56,18 @@ def draft_of(
         history_events=tuple(history_events),
         metrics={} if run.evaluation is None else dict(run.evaluation["test"]),
         evaluation=evaluation,
+        has_attention=graph.inputs.has_attention,
+        phrases=_phrases(run),
         reference=lambda histories: torch_queries(graph, graph.spec, [list(history) for history in histories]),
     )
+
+
+def _phrases(run: Run) -> tuple[list[str], NDArray[np.float32]] | None:
+    """Texts of an LLM that name interests, and where they lie among the items; None of a model without any."""
+    if not run.model.describe_inputs().has_attention:
+        return None
+    found = run.model.interest_phrases()
+    return None if found is None else (found.texts, found.vectors.numpy())
 
 
 def _catalogue(run: Run) -> Catalogue:

@@ -45,7 +45,7 @@ def write_encoder(graph: EncoderGraph, folder: Path) -> Path:
             dynamo=True,
             opset_version=OPSET,
             input_names=["item_seq", "seq_len"],
-            output_names=["queries"],
+            output_names=graph.outputs,
             dynamic_shapes={"item_seq": {0: batch, **columns}, "seq_len": {0: batch}},
             verbose=False,
         )

@@ -34,7 +34,15 @@ class EncoderInputs:
     fixed_length: int | None
     dim: int
     n_queries: int
-    has_attention: bool = False  # the model is an `AttentiveModel`
+    has_attention: bool = False  # an `AttentiveModel`
+
+
+@dataclass(frozen=True, eq=False)
+class Phrases:
+    """Texts and their vectors."""
+
+    texts: list[str]  # n, each once
+    vectors: Tensor  # float32 (n, D)
 
 
 @runtime_checkable
@@ -58,8 +66,12 @@ class RetrieverModel(Protocol):
 class AttentiveModel(RetrieverModel, Protocol):
     """A retriever that says how much each item of a history weighs in each query."""
 
-    def attention(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
-        """float32 (B, Q, L), arguments as of `encode_vectors`; 0 on padding."""
+    def encode_with_attention(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> tuple[Tensor, Tensor]:
+        """`encode_vectors` of the same arguments, and attention float32 (B, Q, L), 0 on padding."""
+        ...
+
+    def interest_phrases(self) -> Phrases | None:
+        """What an LLM said of interests, placed in the space of the item table; None where none taught the model."""
         ...
 
 

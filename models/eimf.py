@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import EIMFConfig
-from models.contracts import EncoderInputs
+from models.contracts import EncoderInputs, Phrases
 from models.esim import ESIM
 from models.interests import Interests, build_interest_encoder
 from models.layers import left_padding_mask
@@ -66,9 +66,17 @@ class EIMF(nn.Module):
     def encode_vectors(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
         return self.encode_interests(vectors, seq_len).queries
 
-    def attention(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
-        """(B, K, L): the weight of each item of the history in each query."""
-        return self.encode_interests(vectors, seq_len).attention
+    def encode_with_attention(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> tuple[Tensor, Tensor]:
+        queries, attention = self.encode_interests(vectors, seq_len)
+        return queries, attention
+
+    def interest_phrases(self) -> Phrases | None:
+        """Every interest of every typical user, where alignment has taught how texts lie among items."""
+        if self.esim is None or self.config.alignment_weight == 0:
+            return None
+        first = {text: row for row, text in reversed(list(enumerate(self.esim.texts)))}
+        rows = sorted(first.values())
+        return Phrases([self.esim.texts[row] for row in rows], self.esim.phrases()[rows])
 
     def encode(self, item_seq: Tensor, seq_len: Tensor) -> Tensor:
         """queries (B, K, D) of histories."""

@@ -44,6 +44,7 @@ class ESIM(nn.Module):
 
     def __init__(self, config: EIMFConfig, knowledge: InterestKnowledge) -> None:
         super().__init__()
+        self.texts = knowledge.texts
         texts = knowledge.projected(config.text_size)
         width, text = config.hidden_size, config.text_size
         for name, values in (
@@ -92,7 +93,7 @@ class ESIM(nn.Module):
 
     @torch.no_grad()
     def phrases(self) -> Tensor:
-        """(n_phrases, D): every distinct interest alone, in the space of the item table, in the order of its texts."""
+        """(n, D): every interest alone, in the space of the item table, in the order of `texts`."""
         real = self.interest_texts[self.interest_mask]  # (P, T)
         alone = self.attend(real[:, None], torch.ones(len(real), 1, dtype=torch.bool, device=real.device))
         placed: Tensor = self.interest_to_item(alone[:, 0])

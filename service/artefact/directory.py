@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from service.artefact.files import CATALOGUE, ENCODER, ITEMS, MANIFEST, list_folder, read_manifest, verify_files
 from service.artefact.manifest import FILE_PATTERN, NAME_PATTERN, VERSION_PATTERN, Manifest
 from service.artefact.onnx_file import ExternalTensor, OnnxFileError, external_tensors
+from service.artefact.phrases import InterestPhrases, read_phrases
 from service.artefact.tables import Catalogue, npy_header_bytes, open_table, read_catalogue
 from service.errors import ArtefactError, ArtefactRefused
 
@@ -33,6 +34,7 @@ class Artefact:
     categories: list[str | None]
     popularity: NDArray[np.int64]
     available: NDArray[np.bool_]
+    phrases: InterestPhrases | None = None
 
 
 @dataclass(frozen=True)
@@ -126,17 +128,30 @@ def inspect(path: Path) -> Inspection:
             and not catalogue.is_sorted(manifest.n_evaluated_items)
         ):
             reasons.append(f"{CATALOGUE}: rows are not in ascending item_id order, the evaluation's tie rule needs it")
+    phrases = None
+    if (
+        manifest.interest_phrases is not None
+        and {manifest.interest_phrases.file, manifest.interest_phrases.texts} <= trusted
+    ):
+        phrases, faults = read_phrases(path, manifest.interest_phrases, manifest.encoder.dim)
+        reasons += faults
     if ENCODER in trusted:
         faults = _external_faults(path, manifest, trusted)
         reasons += faults
         encoder_trusted = not faults
     artefact = None
     if not reasons and items is not None and catalogue is not None:
-        artefact = _assemble(path, manifest, items, catalogue)
+        artefact = _assemble(path, manifest, items, catalogue, phrases)
     return Inspection(label, manifest, artefact, reasons, encoder_trusted)
 
 
-def _assemble(path: Path, manifest: Manifest, items: NDArray[np.float32], catalogue: Catalogue) -> Artefact:
+def _assemble(
+    path: Path,
+    manifest: Manifest,
+    items: NDArray[np.float32],
+    catalogue: Catalogue,
+    phrases: InterestPhrases | None,
+) -> Artefact:
     item_ids = ["", *catalogue.item_ids]
     return Artefact(
         path=path,
@@ -148,6 +163,7 @@ def _assemble(path: Path, manifest: Manifest, items: NDArray[np.float32], catalo
         categories=[None, *catalogue.categories],
         popularity=np.concatenate([np.zeros(1, np.int64), catalogue.popularity]),
         available=np.concatenate([np.zeros(1, np.bool_), catalogue.available]),
+        phrases=phrases,
     )
 
 
@@ -173,6 +189,12 @@ def _contradictions(manifest: Manifest) -> list[str]:
             faults.append(f"{MANIFEST}: item_tables.{name} names {table.file}, which files does not list")
         if not table.shape or table.shape[0] != manifest.n_items + 1:
             faults.append(f"{MANIFEST}: item_tables.{name} has shape {table.shape}, expected {shape[0]} rows")
+    spoken = manifest.interest_phrases
+    faults += [
+        f"{MANIFEST}: interest_phrases names {name}, which files does not list"
+        for name in ([] if spoken is None else [spoken.file, spoken.texts])
+        if name not in manifest.files
+    ]
     if encoder.mode == "clean" and encoder.fixed_length is not None:
         faults.append(f"{MANIFEST}: encoder.fixed_length is {encoder.fixed_length} in clean mode, expected none")
     if encoder.fixed_length is not None and encoder.fixed_length != encoder.max_seq_len:
@@ -196,6 +218,9 @@ def _tensor_contradictions(manifest: Manifest) -> list[str]:
         )
     if outputs.get("queries") != queries:
         faults.append(f"{MANIFEST}: output queries is {outputs.get('queries')}, expected {queries}")
+    attention = ("float32", ["batch", encoder.n_queries, length])
+    if outputs.get("attention", attention) != attention:
+        faults.append(f"{MANIFEST}: output attention is {outputs['attention']}, expected {attention}")
     return faults
 
 

@@ -6,7 +6,7 @@ import hashlib
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 SCHEMA_VERSION = 1
 VERSION_PATTERN = r"^\d{8}T\d{6}Z-[0-9a-f]{8}$"
@@ -66,6 +66,19 @@ class ItemTableSpec(_Part):
     meaning: str
 
 
+class PhrasesSpec(_Part):
+    """Phrases that name interests, as vectors in the space of items.npy; an encoder with `attention` may have them.
+
+    A query is named by the phrase nearest to it by cosine.
+    """
+
+    file: Annotated[FileName, Field(description="float32 (n_phrases, dim)")] = "interest_phrases.npy"
+    texts: Annotated[FileName, Field(description="JSON list of n_phrases strings, row-aligned")] = (
+        "interest_phrases.json"
+    )
+    n_phrases: Annotated[int, Field(ge=1)]
+
+
 class Evaluation(_Part):
     """The policy under which the held-out metrics hold; a scenario's defaults follow it."""
 
@@ -103,6 +116,7 @@ class Manifest(BaseModel):
     n_items: Annotated[int, Field(ge=1)]
     item_tables: Annotated[dict[str, ItemTableSpec], Field(description="`items` is items.npy; others by name")]
     golden: GoldenSpec
+    interest_phrases: PhrasesSpec | None = None
     files: Annotated[dict[FileName, FileSpec], Field(description="every file of the directory but manifest.json")]
 
     dataset: dict[str, JsonValue]
@@ -113,6 +127,14 @@ class Manifest(BaseModel):
     history_events: Annotated[list[EventName], Field(min_length=1)]
     metrics: Annotated[dict[str, JsonValue], Field(description="held-out, e.g. overall and tail_item blocks")]
     evaluation: Evaluation | None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An artefact without phrases reads, and is digested, as one from before there were any (decision 11)."""
+        written: dict[str, Any] = handler(self)
+        if self.interest_phrases is None:
+            written.pop("interest_phrases", None)
+        return written
 
     @property
     def n_evaluated_items(self) -> int:

@@ -37,7 +37,8 @@ def test_a_model_keeps_the_retriever_contract(model: EIMF) -> None:
     queries, attention = ask(model, [[0, 0, 4], [1, 2, 3]], [1, 3])
     inputs = model.describe_inputs()
     assert isinstance(model, RetrieverModel)
-    assert hasattr(model, AttentiveModel.attention.__name__)
+    attentive: AttentiveModel = model
+    assert attentive.interest_phrases() is None
     assert inputs.has_attention
     assert queries.shape == (2, inputs.n_queries, inputs.dim) == (2, 3, 8)
     assert attention.shape == (2, 3, 3)
