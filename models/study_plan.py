@@ -40,6 +40,9 @@ class StudyConfig(_Part):
 
     name: Name
     control: Annotated[Name, Field(description="the variant that gains are measured against")]
+    against: Annotated[
+        tuple[Name, ...], Field(description="further variants that gains are measured against: shuffled texts, say")
+    ] = ()
     negatives: Annotated[
         int, Field(ge=0, description="also rank among this many fixed random items; 0: the whole catalogue only")
     ] = 0
@@ -55,8 +58,9 @@ class StudyConfig(_Part):
                 unknown = [name for name in getattr(block, kind) if name not in getattr(self, kind)]
                 if unknown:
                     raise ValueError(f"cells name {kind} {unknown}, expected some of {sorted(getattr(self, kind))}")
-        if self.control not in self.variants:
-            raise ValueError(f"control is {self.control!r}, expected one of {sorted(self.variants)}")
+        for variant in (self.control, *self.against):
+            if variant not in self.variants:
+                raise ValueError(f"control is {variant!r}, expected one of {sorted(self.variants)}")
         return self
 
 
@@ -83,6 +87,7 @@ class Study:
     control: str
     negatives: int
     cells: tuple[Cell, ...]
+    against: tuple[str, ...] = ()
 
 
 def read_study(path: Path) -> Study:
@@ -97,7 +102,7 @@ def read_study(path: Path) -> Study:
         faults = [f"  {'.'.join(map(str, e['loc'])) or 'study'}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{path}: the study does not fit\n" + "\n".join(faults)) from None
     cells = {cell.name: cell for cell in _cells(config, path)}  # a cell that two blocks name runs once, where first
-    return Study(config.name, config.control, config.negatives, tuple(cells.values()))
+    return Study(config.name, config.control, config.negatives, tuple(cells.values()), config.against)
 
 
 def _cells(config: StudyConfig, path: Path) -> Iterator[Cell]:

@@ -41,8 +41,14 @@ def make_table(study: Study, done: dict[Cell, Path], states: dict[Cell, str]) ->
     table: dict[str, Any] = {
         "study": study.name,
         "control": study.control,
+        "against": list(study.against),
         "rows": [
-            _row(cells, rows.get((dataset, recipe, study.control), []), done, states)
+            _row(
+                cells,
+                {name: rows.get((dataset, recipe, name), []) for name in (study.control, *study.against)},
+                done,
+                states,
+            )
             for (dataset, recipe, _), cells in rows.items()
         ],
     }
@@ -58,7 +64,9 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _row(cells: list[Cell], control: list[Cell], done: dict[Cell, Path], states: dict[Cell, str]) -> dict[str, Any]:
+def _row(
+    cells: list[Cell], controls: dict[str, list[Cell]], done: dict[Cell, Path], states: dict[Cell, str]
+) -> dict[str, Any]:
     finished = [cell for cell in cells if cell in done]
     reports = [read_report(done[cell]) for cell in finished]
     row: dict[str, Any] = {
@@ -76,21 +84,35 @@ def _row(cells: list[Cell], control: list[Cell], done: dict[Cell, Path], states:
             row["sampled"] = _metrics([report["sampled"]["test"] for report in reports])
         row["without_untrained_targets"] = _spread([report["without_untrained_targets"] for report in reports])
         row["cost"] = {key: _mean([report["training"][key] for report in reports]) for key in COST}
+    gained = {name: _gained(row, finished, control, done) for name, control in controls.items() if control != cells}
+    gained = {name: gain for name, gain in gained.items() if gain is not None}
+    control, *others = controls
+    if control in gained:
+        row["gain"] = gained[control]
+    if over := {name: gained[name] for name in others if name in gained}:
+        row["gain_over"] = over
+    return row
+
+
+def _gained(
+    row: dict[str, Any], finished: list[Cell], control: list[Cell], done: dict[Cell, Path]
+) -> dict[str, Any] | None:
+    """Gains over the runs of `control` with the same seeds, by protocol; None if there are none."""
     of_seed = {cell.seed: done[cell] for cell in control if cell in done}
     pairs = [(done[cell], of_seed[cell.seed]) for cell in finished if cell.seed in of_seed]
-    if pairs and cells != control:
-        row["gain"] = {
-            protocol: gains(
-                tuple(ours for ours, _ in pairs),
-                tuple(theirs for _, theirs in pairs),
-                protocol,
-                headline(reports[0]),
-            )
-            for protocol in PROTOCOLS
-            if protocol in row
-        }
-        row["gain"]["n_seeds"] = len(pairs)
-    return row
+    if not pairs:
+        return None
+    found: dict[str, Any] = {
+        protocol: gains(
+            tuple(ours for ours, _ in pairs),
+            tuple(theirs for _, theirs in pairs),
+            protocol,
+            tuple(row["headline"]),
+        )
+        for protocol in PROTOCOLS
+        if protocol in row
+    }
+    return {**found, "n_seeds": len(pairs)}
 
 
 @functools.lru_cache(maxsize=4096)  # a table is rewritten after each run, its finished pairs do not change
@@ -156,6 +178,7 @@ def as_markdown(table: dict[str, Any]) -> str:
         blocks.setdefault((row["dataset"], row["recipe"]), []).append(row)
     for (dataset, recipe), rows in blocks.items():
         parts += ["", f"## {dataset}, recipe {recipe}", "", "The whole catalogue ranked.", "", *_full(rows)]
+        parts += _over_others(rows)
         if any("sampled" in row for row in rows):
             parts += ["", "Each target among fixed random negatives.", "", *_sampled(rows)]
     return "\n".join(parts) + "\n"
@@ -180,6 +203,21 @@ def _full(rows: list[dict[str, Any]]) -> list[str]:
             ]
         )
     return _lines(head, lines)
+
+
+def _over_others(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each gain over a variant that is not the control."""
+    lines = []
+    for row in rows:
+        found, by_place = row.get("headline", ("", ""))
+        for name in row.get("gain_over", {}):
+            shown = [_gain(row, "test", "overall", metric, over=name) for metric in (found, by_place)]
+            lines.append([row["variant"], name, str(row["gain_over"][name]["n_seeds"]), *shown])
+    if not lines:
+        return []
+    found, by_place = next(row["headline"] for row in rows if "headline" in row)
+    head = ["model", "over", "seeds", f"gain {found}", f"gain {by_place}"]
+    return ["", "Gains over other variants.", "", *_lines(head, lines)]
 
 
 def _sampled(rows: list[dict[str, Any]]) -> list[str]:
@@ -216,12 +254,13 @@ def _cell(row: dict[str, Any], protocol: str, group: str, metric: str) -> str:
     return f"{value['mean']:.4f}" + (f" ± {value['std']:.4f}" if value["std"] is not None else "")
 
 
-def _gain(row: dict[str, Any], protocol: str, group: str, metric: str) -> str:
+def _gain(row: dict[str, Any], protocol: str, group: str, metric: str, over: str | None = None) -> str:
     if protocol not in row:
         return NOT_RUN
-    if protocol not in row.get("gain", {}):
+    gained = row.get("gain", {}) if over is None else row["gain_over"][over]
+    if protocol not in gained:
         return "–"
-    gain = row["gain"][protocol][group][metric]
+    gain = gained[protocol][group][metric]
     if None in gain.values():
         return "–"
     return f"{gain['relative']:+.1%} [{gain['low']:+.1%}, {gain['high']:+.1%}]"

@@ -64,25 +64,31 @@ def _affinity(
     from sklearn.exceptions import ConvergenceWarning
 
     similarity = -np.maximum(2 - 2 * (features.astype(np.float64) @ features.T.astype(np.float64)), 0)
-    low, high = 100 * float(similarity.min()), 0.0  # few typical users there, many here
+    middle = min(float(np.median(similarity)), -1e-6)
+    preference, low, high = middle, -np.inf, 0.0  # at `low` there were too few, at `high` too many
     best: NDArray[np.int64] = np.empty(0, dtype=np.int64)
     for step in range(N_BISECTIONS):
-        preference = -np.sqrt(low * high) if step and high < 0 else (low + high) / 2
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # then it names no exemplars, and counts as too many
+            warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = AffinityPropagation(
                 damping=0.8, max_iter=500, affinity="precomputed", preference=preference, random_state=seed
             ).fit(similarity)
         found = np.asarray(fitted.cluster_centers_indices_, dtype=np.int64)
-        if len(found) and (not len(best) or abs(len(found) - n_wanted) < abs(len(best) - n_wanted)):
+        # Far below what any two users are to each other, it oscillates and names nobody or nearly everybody.
+        oscillates = not len(found) or (preference < middle and len(found) > len(features) / 2)
+        if not oscillates and (not len(best) or abs(len(found) - n_wanted) < abs(len(best) - n_wanted)):
             best = found
         on_progress((step + 1) * len(features) // N_BISECTIONS, len(features))
         if len(found) == n_wanted:
             break
-        if not len(found) or len(found) > n_wanted:
-            high = preference
-        else:
+        if oscillates or len(found) < n_wanted:
             low = preference
+        else:
+            high = preference
+        if np.isinf(low):
+            preference *= 4
+        else:
+            preference = -float(np.sqrt(low * high)) if high < 0 else low / 4
     return best if len(best) else _nearest_members(features, n_wanted, seed)
 
 

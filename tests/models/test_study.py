@@ -245,3 +245,21 @@ def test_the_study_command_explains_itself() -> None:
         [sys.executable, "-m", "models", "study", "--help"], capture_output=True, text=True, check=True
     )
     assert "budget-minutes" in done.stdout
+
+
+def test_gains_over_a_second_control_stand_beside_those_over_the_first(
+    plan: Path, tmp_path: Path, quiet: Console
+) -> None:
+    text = plan.read_text().replace('control = "plain"', 'control = "plain"\nagainst = ["other"]')
+    text = text.replace('variants = ["plain", "full"]', 'variants = ["plain", "full", "other"]')
+    plan.write_text(text + "\n[variants.other]\nmodel = { distillation_weight = 0.3 }\n")
+    study = read_study(plan)
+    assert StudyRunner(study, tmp_path / "out", quiet, fake).run() == []
+    table = _table(tmp_path / "out")
+    plain, full, other = table["rows"]
+    # `other` misses the second target like the control does: one of two, and `full` hits both.
+    assert full["gain_over"]["other"]["test"]["overall"]["hr@10"]["relative"] == pytest.approx(1.0)
+    assert full["gain_over"]["other"]["n_seeds"] == 2
+    assert plain["gain_over"]["other"]["test"]["overall"]["hr@10"]["relative"] == pytest.approx(0.0)
+    assert "gain_over" not in other
+    assert "| full | other | 2 |" in as_markdown(table)
