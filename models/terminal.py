@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,13 +20,27 @@ def stderr_console() -> Console:
 
 @contextmanager
 def exit_codes(what_is_kept: str, console: Console | None = None) -> Iterator[None]:
-    """An error becomes one line and exit code 1, Ctrl-C one line that says `what_is_kept` and 130."""
+    """An error becomes one line and exit code 1; Ctrl-C and SIGTERM one line that says `what_is_kept` and 130."""
     console = console or stderr_console()
     try:
-        yield
+        with _sigterm_interrupts():
+            yield
     except ModelsError as error:
         console.print(f"error: {error}", style="red")
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         console.print(f"interrupted: {what_is_kept}")
         raise typer.Exit(130) from error
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Within, SIGTERM is Ctrl-C: left to its default it would skip every clean-up, a study's running children first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
