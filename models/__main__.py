@@ -155,7 +155,8 @@ def _report(run: Path, negatives: int) -> None:
 
     report = evaluate(run, Console(stderr=True), n_negatives=negatives)
     for group, row in report["test"].items():
-        typer.echo(f"{group:15} n={row['n']:7,}  hr@10={row['hr@10']:.4f}  ndcg@10={row['ndcg@10']:.4f}")
+        told = "  ".join(f"{metric}={row[metric]:.4f}" for metric in report["headline"])
+        typer.echo(f"{group:15} n={row['n']:7,}  {told}")
     typer.echo(f"report: {run / 'evaluation.html'}")
 
 

@@ -14,11 +14,12 @@ from models.config import EIMFConfig, RunConfig
 from models.data.dataset import Dataset, Sequences
 from models.data.splits import Split
 from models.eimf import EIMF
+from models.esim import ESIM
 from models.inputs import Inputs
 from models.interests import Interests
 from models.knowledge.interests import InterestKnowledge, load_interests, shuffled_exemplars
 from models.layers import left_padding_mask
-from models.losses import NegativeItems, SeenItems, hard_softmax, ranking_loss
+from models.losses import NegativeItems, Negatives, SeenItems, hard_softmax, ranking_loss
 from models.retrieval_exam import RetrievalExam
 
 
@@ -113,34 +114,60 @@ class EIMFCurriculum:
         return self.prefixes.epoch(self.config.train.batch_size, generator)
 
     def loss(self, batch: PrefixBatch) -> Tensor:
-        table, settings = self.model.item_table(), self.settings
-        found = self.model.encode_interests(F.embedding(batch.item_seq, table), batch.seq_len)
-        own = F.embedding(batch.targets, table)  # (B, D)
+        settings, negatives = self.settings, self.negatives.draw(self.config.loss.n_negatives)
+        named = self._named(batch, negatives.items)
+        found = self.model.encode_interests(F.embedding(named.item_seq, named.table), batch.seq_len)
+        own = F.embedding(named.targets, named.table)  # (B, D)
         best = (found.queries @ own[..., None])[..., 0].argmax(1)
         queries = found.queries[torch.arange(len(best), device=best.device), best]  # (B, D)
-        negatives = self.negatives.draw(self.config.loss.n_negatives)
-
-        def ranked(states: Tensor, targets: Tensor, users: Tensor, rows: Tensor) -> Tensor:
-            return ranking_loss(self.config.loss, states, targets, users, rows, self.seen, negatives)
-
         if settings.mines_negatives:
-            loss = hard_softmax(queries, batch.targets, table, negatives.items, settings.hard_negatives)
+            loss = hard_softmax(queries, named.targets, named.table, named.negatives, settings.hard_negatives)
         else:
-            loss = ranked(queries, batch.targets, batch.users, table)
+            drawn = negatives._replace(items=named.negatives)
+            loss = ranking_loss(self.config.loss, queries, named.targets, batch.users, named.table, self.seen, drawn)
         if settings.retriever == "remi":
             loss = loss + settings.routing_weight * routing_spread(found, batch.seq_len)
-        esim = self.model.esim
-        if esim is None:
-            return loss
+        if self.model.esim is not None:
+            loss = loss + self._taught(self.model.esim, batch, queries, own, negatives)
+        return loss
+
+    def _taught(self, esim: ESIM, batch: PrefixBatch, queries: Tensor, own: Tensor, negatives: Negatives) -> Tensor:
+        """Scalar: both losses of ESIM by their weights; queries and own rows (B, D) of the targets."""
+        settings = self.settings
         meant = esim.meant(batch.users, batch.targets)
-        if settings.semantic_prediction_weight and meant.known.any():
-            known = meant.known
-            states = meant.vectors / math.sqrt(settings.text_size)
-            predicted = ranked(states[known], batch.targets[known], batch.users[known], esim.item_texts)
+        known = meant.known
+        loss = queries.new_zeros(())
+        if settings.semantic_prediction_weight and known.any():
+            states = meant.vectors[known] / math.sqrt(settings.text_size)
+            targets, users = batch.targets[known], batch.users[known]
+            predicted = ranking_loss(self.config.loss, states, targets, users, esim.item_texts, self.seen, negatives)
             loss = loss + settings.semantic_prediction_weight * predicted
         if settings.alignment_weight:
             loss = loss + settings.alignment_weight * esim.alignment(queries, own, batch.targets, meant)
         return loss
+
+    def _named(self, batch: PrefixBatch, negatives: Tensor) -> _Named:
+        """The rows a step reads, gathered once: each look-up in the whole table costs a gradient of its size.
+
+        bce and full_softmax may read any row.
+        """
+        table = self.model.item_table()
+        if self.config.loss.kind != "sampled_softmax":
+            return _Named(table, batch.item_seq, batch.targets, negatives)
+        shape = batch.item_seq.shape
+        items = torch.cat([negatives.new_zeros(1), batch.item_seq.flatten(), batch.targets, negatives])
+        rows, at = torch.unique(items, return_inverse=True)  # 0, padding, comes first
+        _, item_seq, targets, negatives = at.split([1, shape.numel(), len(batch.targets), len(negatives)])
+        return _Named(F.embedding(rows, table), item_seq.view(shape), targets, negatives)
+
+
+class _Named(NamedTuple):
+    """A part of the item table, and what a step reads of it as its rows."""
+
+    table: Tensor  # (U, D)
+    item_seq: Tensor  # (B, L)
+    targets: Tensor  # (B,)
+    negatives: Tensor  # (K,)
 
 
 def routing_spread(found: Interests, seq_len: Tensor) -> Tensor:

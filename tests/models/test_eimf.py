@@ -275,6 +275,23 @@ def test_each_part_of_esim_is_switched_off_by_its_weight(config_of: Any) -> None
     assert no_prediction["item_embeddings"] != pytest.approx(plain["item_embeddings"])
 
 
+def test_a_step_on_the_named_rows_alone_is_the_step_on_the_whole_table(
+    config_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(model={"retriever": "remi"})
+    part = _gradients(config)
+    whole = EIMFCurriculum._named
+
+    def every_row(self: Any, batch: Any, negatives: torch.Tensor) -> Any:
+        named = whole(self, batch, negatives)
+        return named._replace(
+            table=self.model.item_table(), item_seq=batch.item_seq, targets=batch.targets, negatives=negatives
+        )
+
+    monkeypatch.setattr(EIMFCurriculum, "_named", every_row)
+    assert _gradients(config) == pytest.approx(part, rel=1e-4, abs=1e-6)
+
+
 def test_remi_is_taught_otherwise_than_comirec(config_of: Any) -> None:
     sa = _gradients(config_of(model=PLAIN))
     neither = _gradients(config_of(model={"retriever": "remi", "hard_negatives": 0.0, "routing_weight": 0.0, **PLAIN}))
