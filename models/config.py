@@ -32,7 +32,7 @@ class DataConfig(_Section):
     shuffle_seed: Annotated[int, Field(ge=0)] = 0
 
 
-class ModelConfig(_Section):
+class LLMESRConfig(_Section):
     """LLM-ESR and, with one view and no distillation, the plain backbone: the same parts (arXiv:2405.20646)."""
 
     UNREAD: ClassVar[tuple[tuple[str, str], ...]] = ()  # settings of other sections that this model does not read
@@ -143,7 +143,7 @@ def _kind_of(section: Any) -> Any:
 
 KINDS = ("llm-esr", "eimf")
 AnyModelConfig = Annotated[
-    Annotated[ModelConfig, Tag("llm-esr")] | Annotated[EIMFConfig, Tag("eimf")],
+    Annotated[LLMESRConfig, Tag("llm-esr")] | Annotated[EIMFConfig, Tag("eimf")],
     Discriminator(
         _kind_of,
         custom_error_type="unknown_kind",
@@ -190,7 +190,7 @@ class RunConfig(_Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     seed: Annotated[int, Field(ge=0)] = 42
     data: DataConfig
-    model: AnyModelConfig = ModelConfig()
+    model: AnyModelConfig = LLMESRConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones.build import build_backbone
-from models.config import ModelConfig
+from models.config import LLMESRConfig
 from models.contracts import EncoderInputs
 from models.errors import ConfigError
 from models.layers import MultiHeadAttention, left_padding_mask
@@ -30,7 +30,7 @@ class LLMESR(nn.Module):
 
     llm_item_embeddings: Tensor
 
-    def __init__(self, config: ModelConfig, n_items: int, knowledge: Knowledge | None) -> None:
+    def __init__(self, config: LLMESRConfig, n_items: int, knowledge: Knowledge | None) -> None:
         super().__init__()
         self.config = config
         width = config.hidden_size

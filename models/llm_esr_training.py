@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.batches import TrainBatch, TrainingHistories, compact, n_batches
-from models.config import ModelConfig, RunConfig
+from models.config import LLMESRConfig, RunConfig
 from models.data.dataset import Dataset
 from models.data.splits import Split
 from models.inputs import Inputs
@@ -40,7 +40,7 @@ class LLMESRPaper:
         return knowledge
 
     def build_model(self, config: RunConfig, inputs: Inputs) -> LLMESR:
-        assert isinstance(config.model, ModelConfig)
+        assert isinstance(config.model, LLMESRConfig)
         return LLMESR(config.model, inputs.dataset.n_items, inputs.knowledge)
 
     def curriculum(self, config: RunConfig, inputs: Inputs, model: nn.Module, device: torch.device) -> LLMESRCurriculum:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from models import runs
-from models.config import ModelConfig, RunConfig
+from models.config import LLMESRConfig, RunConfig
 from models.data.dataset import Dataset, read_dataset, write_dataset
 from models.data.folder import INTERACTIONS, read_tables
 from models.data.splits import SPLITS
@@ -55,7 +55,7 @@ def prepare(
     Raises:
         RunError: `folder` holds the same of another run, share or seed; the model cannot place an item by its text.
     """
-    if inputs.knowledge is None or not isinstance(full.model, ModelConfig) or "semantic" not in full.model.views:
+    if inputs.knowledge is None or not isinstance(full.model, LLMESRConfig) or "semantic" not in full.model.views:
         raise RunError(f"run '{full.name}': its model has no semantic view, an item's text says nothing to it")
     held_out = draw(inputs.dataset, share, seed)
     _record(folder, full, inputs.dataset, share, seed, held_out)

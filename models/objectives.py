@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.batches import TrainBatch
-from models.config import LossConfig, ModelConfig
+from models.config import LLMESRConfig, LossConfig
 from models.llm_esr import LLMESR
 
 
@@ -72,7 +72,7 @@ class MaskedItem:
         return Taught(states[taught], items.repeat(2, 1)[taught], users[taught], states[len(items) :, -1])
 
 
-def make_objective(model: ModelConfig, loss: LossConfig) -> Objective:
+def make_objective(model: LLMESRConfig, loss: LossConfig) -> Objective:
     """The objective of the model's backbone."""
     if model.backbone == "bert4rec":
         return MaskedItem(loss.mask_probability)

@@ -24,7 +24,7 @@ from export.artefact import Draft, write_artefact
 from export.baselines import make_catalogue, random_table, write_topk_only
 from export.graphs import EncoderGraph
 from export.to_onnx import write_encoder
-from models.config import ModelConfig
+from models.config import LLMESRConfig
 from models.llm_esr import LLMESR
 from service.artefact.files import ENCODER, ITEMS
 
@@ -67,9 +67,9 @@ def model_of(kind: str, n_items: int, dim: int) -> LLMESR:
     torch.manual_seed(SEED)
     common = {"max_seq_len": MAX_SEQ_LEN, "distillation_weight": 0.0, "collaborative_init": "random"}
     if kind == "sasrec":
-        config = ModelConfig(views=("collaborative",), hidden_size=dim, **common)  # type: ignore[arg-type]
+        config = LLMESRConfig(views=("collaborative",), hidden_size=dim, **common)  # type: ignore[arg-type]
         return LLMESR(config, n_items, None).eval()
-    config = ModelConfig(hidden_size=dim // 2, **common)  # type: ignore[arg-type]
+    config = LLMESRConfig(hidden_size=dim // 2, **common)  # type: ignore[arg-type]
     texts = np.random.default_rng(SEED).standard_normal((n_items + 1, 32)).astype(np.float32)
     return LLMESR(config, n_items, RandomTexts(texts)).eval()  # type: ignore[arg-type]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from models.backbones.gru import GRUEncoder
 from models.backbones.transformer import TransformerEncoder
-from models.config import ModelConfig
+from models.config import LLMESRConfig
 
 
-def build_backbone(config: ModelConfig) -> TransformerEncoder | GRUEncoder:
+def build_backbone(config: LLMESRConfig) -> TransformerEncoder | GRUEncoder:
     """A fresh one; each keeps `models.backbones.interface.Backbone`."""
     if config.backbone == "gru4rec":
         return GRUEncoder(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.config import ModelConfig
+from models.config import LLMESRConfig
 from models.layers import Dropout, attention_bias
 
 
@@ -17,7 +17,7 @@ class GRUEncoder(nn.Module):
     moves the state, as in the published code.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: LLMESRConfig) -> None:
         super().__init__()
         self.clean = config.mode == "clean"
         self.dropout = Dropout(config.dropout)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones.blocks import BLOCKS
-from models.config import ModelConfig
+from models.config import LLMESRConfig
 from models.layers import MASKED, Dropout, attention_bias
 
 
@@ -20,7 +20,7 @@ class TransformerEncoder(nn.Module):
     position sees its own future, and the output depends on the padded length.
     """
 
-    def __init__(self, config: ModelConfig, *, causal: bool, n_positions: int) -> None:
+    def __init__(self, config: LLMESRConfig, *, causal: bool, n_positions: int) -> None:
         super().__init__()
         self.clean, self.causal = config.mode == "clean", causal
         width = config.hidden_size

@@ -11,7 +11,7 @@ from export.errors import ExportError
 from export.graphs import EncoderGraph
 from export.parity import check_parity
 from export.to_onnx import write_encoder
-from models.config import ModelConfig
+from models.config import LLMESRConfig
 from models.contracts import EncoderInputs
 from models.llm_esr import LLMESR
 from service.artefact.onnx_file import external_tensors
@@ -68,7 +68,7 @@ def test_a_model_of_another_kind_exports_and_agrees_with_torch(tmp_path: Path, p
 
 def test_a_reference_model_exports_with_its_one_length(tmp_path: Path) -> None:
     torch.manual_seed(2)
-    config = ModelConfig(
+    config = LLMESRConfig(
         views=("collaborative",),
         hidden_size=8,
         max_seq_len=4,

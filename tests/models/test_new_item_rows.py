@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.config import ModelConfig
+from models.config import LLMESRConfig
 from models.errors import RunError
 from models.llm_esr import LLMESR
 from models.new_item_rows import fit_collaborative_map, fit_new_item_rows
@@ -25,7 +25,7 @@ def model_of(**changes: object) -> LLMESR:
     settings = {"hidden_size": WIDTH, "max_seq_len": 5, "n_blocks": 1, "collaborative_init": "random"}
     settings |= {"distillation_weight": 0.0, **changes}
     knowledge = SimpleNamespace(item_vectors=np.concatenate([np.zeros((1, LLM_DIM)), vectors_of()]).astype(np.float32))
-    return LLMESR(ModelConfig.model_validate(settings), N, knowledge).eval()  # type: ignore[arg-type]
+    return LLMESR(LLMESRConfig.model_validate(settings), N, knowledge).eval()  # type: ignore[arg-type]
 
 
 def test_rows_that_a_text_decides_are_found_again() -> None:
