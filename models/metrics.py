@@ -108,17 +108,22 @@ def paired_bootstrap(
 def relative_bootstrap(
     ours: NDArray[np.float64], theirs: NDArray[np.float64], *, seed: int, n_draws: int = 1000
 ) -> tuple[float, float, float]:
-    """mean(ours) / mean(theirs) - 1 over the same users, and its 95 % interval by resampling users.
+    """mean(ours) / mean(theirs) - 1 over the same users, and its 95 % interval by resampling users, and seeds.
 
     Not a number where theirs is 0 everywhere (or was in more than a draw in forty).
+
+    Args:
+        ours, theirs: (users,), or (seeds, users) with the same seeds in the same order: seeds are then drawn anew too.
     """
+    ours, theirs = np.atleast_2d(ours), np.atleast_2d(theirs)
+    n_seeds, n = ours.shape
     rng = np.random.default_rng(seed)
-    n = len(ours)
     ratios = np.full(n_draws, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         for draw in range(n_draws if n else 0):
-            rows = rng.integers(0, n, n)
-            ratios[draw] = ours[rows].mean() / theirs[rows].mean()
+            times = np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64)  # each user is drawn so often
+            seeds = rng.integers(0, n_seeds, n_seeds) if n_seeds > 1 else np.zeros(1, dtype=np.int64)
+            ratios[draw] = (ours @ times)[seeds].sum() / (theirs @ times)[seeds].sum()
         if not n or theirs.mean() == 0:
             return float("nan"), float("nan"), float("nan")
         low, high = np.percentile(ratios, [2.5, 97.5])

@@ -232,12 +232,22 @@ def test_a_relative_gain_has_an_interval_around_it() -> None:
     assert np.isnan(relative_bootstrap(theirs, np.zeros(500), seed=1)[0])
 
 
+def test_seeds_are_resampled_with_the_users() -> None:
+    # Every user gains the same in a seed: half in one, twice as much in the other. Over users alone the interval is a
+    # point; over seeds it reaches from the one to the other.
+    theirs = np.full((2, 50), 1.0)
+    ours = np.stack([np.full(50, 1.5), np.full(50, 2.0)])
+    relative, low, high = relative_bootstrap(ours, theirs, seed=1, n_draws=200)
+    assert (relative, low, high) == pytest.approx((0.75, 0.5, 1.0))
+    assert relative_bootstrap(ours.mean(0), theirs.mean(0), seed=1) == pytest.approx((0.75, 0.75, 0.75))
+
+
 def test_the_published_study_files_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AFTERGLOW_DATA", "AFTERGLOW_RUNS"):
         monkeypatch.setenv(name, "/nowhere")
     folder = Path(runs.__file__).parent / "configs" / "studies"
     names = [read_study(path).name for path in sorted(folder.glob("*.toml"))]
-    assert "llm-esr" in names
+    assert {"llm-esr", "eimf"} <= set(names)
 
 
 def test_the_study_command_explains_itself() -> None:
