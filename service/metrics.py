@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from service.recommender import Answer
-    from service.registry import ServedModel
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 
@@ -65,8 +62,12 @@ class Metrics:
         self.batch_rows = counter("batch_rows", "Sub-requests of batch calls by status", "result")
         self.empty = counter("empty_responses", "Answers without a single item", "scenario")
         self.model_info = gauge("model_info", "1 for each loaded model", "name", "version", "sha256")
-        self.top_k_fallbacks = TopKFallbacks()
-        registry.register(self.top_k_fallbacks)
+        self.top_k_fallbacks = counter(
+            "top_k_fallbacks",
+            "Answers that a top-k backend could not certify and left to a slower one",
+            "name",
+            "version",
+        )
         self.model_load = gauge("model_load_seconds", "Opening, loading and golden check", "name", "version")
 
         # Looking a child up by its labels costs more than counting in it.
@@ -94,20 +95,3 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together, path=str(self._shared))  # type: ignore[no-untyped-call]
         return generate_latest(together)
-
-
-class TopKFallbacks(Collector):
-    """Reads each model's own count when it is asked for: the engine's thread counts, and labels nothing meanwhile."""
-
-    def __init__(self) -> None:
-        self.models: Sequence[ServedModel] = ()
-
-    def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(
-            "afterglow_top_k_fallbacks",
-            "Answers that the top-k backend left to a slower one, because it could not certify them",
-            labels=("name", "version", "backend"),
-        )
-        for model in self.models:
-            family.add_metric((model.name, model.version, model.top_k), model.top_k_fallbacks)
-        yield family

@@ -150,7 +150,6 @@ class Service:
             wall_clock=self.wall_clock,
         )
         self.intake.knows_item = registry.knows_item
-        self.metrics.top_k_fallbacks.models = registry.models
         for model in registry.models:
             self.metrics.model_info.labels(model.name, model.version, model.sha256).set(1)
             self.metrics.model_load.labels(model.name, model.version).set(model.load_s)

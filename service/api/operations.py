@@ -65,6 +65,8 @@ def _model(model: ServedModel) -> dict[str, Any]:
         "paper": manifest.paper,
         "encoder": manifest.encoder.kind,
         "device": model.device,
+        "top_k": model.top_k,
+        "top_k_recall": model.top_k_recall,
         "n_items": manifest.n_items,
         "dim": manifest.encoder.dim,
         "max_seq_len": manifest.encoder.max_seq_len,

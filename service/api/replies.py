@@ -29,6 +29,7 @@ def as_document(answer: Answer) -> dict[str, Any]:
             "history_used": answer.history_used,
             "unknown_items": answer.behaviour.n_unknown,
             "filtered_out": len(answer.hidden),
+            "top_k_recall": answer.model.top_k_recall if picked.tier == "model" else None,
         },
         "timing_ms": {stage: round(duration_ms, 3) for stage, duration_ms in answer.stage_ms.items()},
         "budget_ms": {"granted": answer.deadline.granted_ms, "left": round(answer.deadline.left_ms, 3)},

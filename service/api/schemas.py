@@ -96,6 +96,9 @@ class Served(Reply):
     history_used: Annotated[int, Field(description="items of the history that the model reads")]
     unknown_items: Annotated[int, Field(description="items of the request or history that the model does not know")]
     filtered_out: Annotated[int, Field(description="items of the catalogue that were seen or excluded")]
+    top_k_recall: Annotated[
+        float | None, Field(description="of an approximate top-k: its measured recall@20; null where top-k is exact")
+    ]
 
 
 class Budget(Reply):
@@ -245,6 +248,10 @@ class ModelReply(Reply):
     paper: str | None
     encoder: str
     device: Annotated[str, Field(description="execution provider in use")]
+    top_k: Annotated[str, Field(description="top-k backend in use")]
+    top_k_recall: Annotated[
+        float | None, Field(description="measured recall@20 of an approximate one; null where exact")
+    ]
     n_items: int
     dim: int
     max_seq_len: int

@@ -60,6 +60,10 @@ class Model(Protocol):
     def label(self) -> str:
         """name@version: means the same in every process."""
 
+    @property
+    def top_k_fallbacks(self) -> int:
+        """Answers so far that its top-k backend left to a slower one."""
+
     def search(
         self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
     ) -> ResultRows:
@@ -306,6 +310,7 @@ class LocalEngine:
     def _score(self, batch: list[_Job]) -> list[Ranked | Exception]:
         model, operation = batch[0].model, batch[0].operation
         pace = self._pace(model, operation)
+        fallbacks = model.top_k_fallbacks
         started = self._clock()
         self._run_ends_at = started + pace.of(len(batch))
         try:
@@ -321,6 +326,8 @@ class LocalEngine:
         took = self._last_run_at - started
         pace.note(len(batch), took)
         self._metrics.engine_batch.observe(len(batch))
+        if model.top_k_fallbacks > fallbacks:
+            self._metrics.top_k_fallbacks.labels(*model.label.split("@")).inc(model.top_k_fallbacks - fallbacks)
         answers: list[Ranked | Exception] = []
         for job, (items, scores) in zip(batch, found, strict=True):
             waited = started - job.asked_at

@@ -6,7 +6,6 @@ import pytest
 
 from service.inference.loader import load
 from service.inference.topk import BACKENDS, Backend
-from service.metrics import Metrics
 from service.registry import ServedModel
 
 
@@ -20,14 +19,3 @@ def test_every_backend_reproduces_the_golden_answers_and_is_named_by_the_model(
 ) -> None:
     model = ServedModel(load(artefact_path, intra_op_threads=1, device="cpu", top_k=backend))
     assert (model.top_k, model.top_k_fallbacks) == (backend, 0)
-
-
-def test_answers_that_could_not_be_certified_are_counted(artefact_path: Path) -> None:
-    loaded = load(artefact_path, intra_op_threads=1, device="cpu")
-    model, metrics = ServedModel(loaded), Metrics()
-    metrics.top_k_fallbacks.models = [model]
-    loaded.topk.fallbacks += 3
-    assert (
-        f'afterglow_top_k_fallbacks_total{{backend="in-graph",name="{model.name}",version="{model.version}"}} 3.0'
-        in metrics.render().decode()
-    )

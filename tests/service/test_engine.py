@@ -25,6 +25,7 @@ class Model:
     """
 
     label = "model@1"
+    top_k_fallbacks = 0
 
     def __init__(self, after: Callable[[], None] = lambda: None) -> None:
         self.batches: list[list[Sequence[int]]] = []
@@ -53,6 +54,7 @@ class Slow:
     """Takes 10 ms a row."""
 
     label = "model@1"
+    top_k_fallbacks = 0
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock, self.runs = clock, list[tuple[Operation, int]]()
@@ -334,3 +336,14 @@ async def test_a_stopped_engine_finishes_its_run_first(clock: ManualClock) -> No
     await stopping
 
     assert await task == [99]
+
+
+async def test_answers_that_top_k_left_to_a_slower_way_are_counted_by_model(clock: ManualClock) -> None:
+    model, metrics = Model(), Metrics()
+    model.after = lambda: setattr(model, "top_k_fallbacks", 3)
+    engine = LocalEngine(metrics, max_batch=4, max_waiting=100, clock=clock)
+    engine.start()
+    for row in ([1], [2]):
+        await ask(engine, model, row, ample(clock))
+    engine.stop()
+    assert 'afterglow_top_k_fallbacks_total{name="model",version="1"} 3.0' in metrics.render().decode()

@@ -133,6 +133,7 @@ def test_fronts_answer_lower_tiers_while_the_engine_process_is_away(serve: Serve
         "history_used": 1,
         "unknown_items": 0,
         "filtered_out": 1,
+        "top_k_recall": None,
     }
     assert ids(several.post("/v1/similar", {"item_ids": ["e"], "count": 1})) == ["f"]
 

@@ -75,6 +75,7 @@ async def test_a_history_in_the_request_is_answered_by_the_model_without_the_sto
         "history_used": 1,
         "unknown_items": 0,
         "filtered_out": 1,
+        "top_k_recall": None,
     }
     assert reply["budget_ms"] == {"granted": 100, "left": 100}
     assert set(reply["timing_ms"]) == {"queue", "infer", "total"}
