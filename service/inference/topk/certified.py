@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.inference.topk.contract import Ranked, TopK, check_search, check_tables
-from service.inference.topk.exact import exact_pair_scores
+from service.inference.topk.exact import exact_scores
 
 _NOTHING: Ranked = (np.empty(0, np.int64), np.empty(0, np.float32))
 
@@ -28,10 +27,9 @@ _GROWTH = 4
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Pairs of a row and an item, and what no item outside a row's pairs reaches."""
+    """Items for each row in any order, 0 where a row has fewer, and what no item outside them reaches."""
 
-    rows: NDArray[np.int64]
-    items: NDArray[np.int64]
+    items: NDArray[np.int64]  # (rows, width)
     ceiling: NDArray[np.float64]  # (rows,)
 
 
@@ -112,7 +110,7 @@ class CertifiedTopK:
         pending = np.arange(len(queries))
         while len(pending):
             shortlist = selection.best(pending, wanted[pending])
-            ranked = self._rank(shortlist, queries[pending], k, [excluded[row] for row in pending.tolist()])
+            ranked = self._rank(shortlist.items, queries[pending], k, [excluded[row] for row in pending.tolist()])
             again = []
             for row, (items, scores), ceiling in zip(pending.tolist(), ranked, shortlist.ceiling.tolist(), strict=True):
                 if (len(items) == k and scores[-1] > ceiling) or ceiling == -np.inf:
@@ -123,22 +121,23 @@ class CertifiedTopK:
             wanted[pending] *= _GROWTH
 
     def _rank(
-        self, shortlist: Shortlist, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]
+        self, items: NDArray[np.int64], queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Each row's best k pairs that may appear, by exact score."""
-        rows, items = shortlist.rows, shortlist.items
-        shown = self._available[items]
-        if any(len(indices) for indices in excluded):
-            n_rows = len(self._items)
-            hidden = np.concatenate(
-                [row * n_rows + ids[(ids > 0) & (ids < n_rows)] for row, ids in enumerate(excluded)]
-            )
-            shown &= ~np.isin(rows * n_rows + items, hidden)
-        rows, items = rows[shown], items[shown]
-        exact = exact_pair_scores(queries.astype(np.float64)[rows], self._items[items])
-        order = np.lexsort((items, -exact, rows))
-        rows, items, exact = rows[order], items[order], exact[order]
-        starts = np.searchsorted(rows, np.arange(len(queries) + 1)).tolist()
-        return [
-            (items[start : min(start + k, end)], exact[start : min(start + k, end)]) for start, end in pairwise(starts)
-        ]
+        """Each row's best k of its items (rows, width) that may appear, by exact score."""
+        items = np.sort(items, axis=1)  # and a stable order by score below: ties go to the lowest index
+        shown = self._available[items] & (items > 0)
+        n_rows = len(self._items)
+        hidden = np.concatenate(excluded)
+        if len(hidden):
+            starts = np.arange(len(items)) * n_rows  # a row and an item make one number
+            of_rows = np.repeat(starts, [len(indices) for indices in excluded])
+            hidden = np.sort((of_rows + hidden)[(hidden > 0) & (hidden < n_rows)])
+        if len(hidden):
+            keys = items + starts[:, None]
+            shown &= hidden[np.minimum(hidden.searchsorted(keys), len(hidden) - 1)] != keys
+        exact = np.where(shown, exact_scores(queries.astype(np.float64), self._items[items]), -np.inf)
+        order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+        rows = np.arange(len(items))[:, None]
+        items, exact = items[rows, order], exact[rows, order]
+        ends = np.minimum(shown.sum(axis=1), k).tolist()
+        return [(items[row, :end], exact[row, :end]) for row, end in enumerate(ends)]

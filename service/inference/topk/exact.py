@@ -9,17 +9,11 @@ _ROWS_AT_ONCE = 65_536
 
 
 def exact_scores(queries: NDArray[np.float64], vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n,) best score of each vector over `queries` (n_queries, dim), so that equal items tie."""
-    wide = vectors.astype(np.float64)
-    scores = np.stack([(wide * query).sum(axis=1) for query in queries])
-    return np.asarray(scores.max(axis=0))
+    """(..., n) best score of each vector (..., n, dim) over its queries (..., n_queries, dim).
 
-
-def exact_pair_scores(queries: NDArray[np.float64], vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n,) like `exact_scores`, where vector i has queries of its own: `queries` is (n, n_queries, dim)."""
-    wide = vectors.astype(np.float64)
-    scores = [(wide * queries[:, which]).sum(axis=1) for which in range(queries.shape[1])]
-    return np.asarray(np.stack(scores).max(axis=0))
+    Summed without BLAS, whose rounding depends on where in a matrix a vector lies: so equal items tie.
+    """
+    return np.asarray(np.einsum("...nd,...qd->...nq", vectors.astype(np.float64), queries).max(axis=-1))
 
 
 def largest_norm(items: NDArray[np.float32]) -> float:

@@ -6,6 +6,8 @@ nearly exact; every other group whose maximum can reach that floor, give or take
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -78,7 +80,7 @@ class _GroupSelection:
         scores[second] = self._groups.scores(groups[second], self._queries, rows[which[second]])
         pair, member = np.nonzero(scores >= np.maximum(floor, _LOWEST).astype(np.float32)[which, None])
         ceiling = np.where(too_many, np.inf, floor + slack)
-        return Shortlist(which[pair], groups[pair] * GROUP + member, ceiling)
+        return Shortlist(_by_row(which[pair], groups[pair] * GROUP + member, len(rows), 0), ceiling)
 
 
 class _Groups:
@@ -143,8 +145,13 @@ def _largest_of_each(
     rows: NDArray[np.int64], values: NDArray[np.float32], which: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """(rows,) the which-th largest of the values that belong to each row; `rows` is ascending."""
-    counts = np.bincount(rows, minlength=len(which))
+    return _largest(_by_row(rows, values, len(which), -np.inf), which)
+
+
+def _by_row(rows: NDArray[np.int64], values: NDArray[Any], n_rows: int, filler: float) -> NDArray[Any]:
+    """(n_rows, as many as the fullest row has) the values of each row, then the filler; `rows` is ascending."""
+    counts = np.bincount(rows, minlength=n_rows)
     places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    table = np.full((len(which), max(1, int(counts.max(initial=0)))), -np.inf, np.float32)
+    table = np.full((n_rows, max(1, int(counts.max(initial=0)))), filler, values.dtype)
     table[rows, places] = values
-    return _largest(table, which)
+    return table

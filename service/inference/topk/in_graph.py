@@ -52,14 +52,13 @@ class InGraphSelector:
         # One more than wanted: the last score is the ceiling, and the k-th must lie above it.
         k = min(wanted + 1, self._n_rows)
         if k > max(_FEW_ITEMS, self._n_rows * _LARGEST_SHARE):
-            nothing = np.empty(0, np.int64)
-            return Shortlist(nothing, nothing, np.full(batch, np.inf))
+            return Shortlist(np.empty((batch, 0), np.int64), np.full(batch, np.inf))
         flat = np.ascontiguousarray(queries.reshape(-1, queries.shape[2]))
         scores, items = self._session.run(["scores", "items"], {"queries": flat, "k": np.array([k])})
         ceiling = np.full(batch, -np.inf)
         if k < self._n_rows:
             ceiling = scores[:, -1].astype(np.float64) + rounding(queries, self._longest)
-        return Shortlist(np.repeat(np.arange(batch), k), items.reshape(-1), ceiling)
+        return Shortlist(items, ceiling)
 
 
 def _graph(items: NDArray[np.float32], n_queries: int) -> bytes:
