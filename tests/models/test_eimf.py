@@ -212,7 +212,7 @@ def test_a_tiny_set_can_be_overfitted(
             "model": {"kind": "eimf", "retriever": retriever, "hidden_size": 16, "n_interests": 2, "max_seq_len": 4}
             | {"first_target": 1, **PLAIN},
             "loss": {"kind": "sampled_softmax", "n_negatives": 8},
-            "train": {"batch_size": 8, "max_epochs": 150, "patience": 60, "learning_rate": 0.02, "device": "cpu"},
+            "train": {"batch_size": 8, "max_epochs": 70, "patience": 70, "learning_rate": 0.03, "device": "cpu"},
         },
         "run.toml",
     )
