@@ -179,7 +179,10 @@ def test_an_end_in_the_middle_loses_only_the_calls_in_flight(
     command += ["--cache", str(tmp_path / "cache"), "--concurrency", "3"]
     root = Path(__file__).parents[2]
     environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
+    # What is ignored stays so in a child: SIGTERM must end a shell's background job, which ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if sent == signal.SIGTERM else signal.default_int_handler)
     process = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 60
         while len(server.calls) < 10 and process.poll() is None and time.monotonic() < deadline:
