@@ -30,6 +30,8 @@ class Ask:
     exclude_seen: bool | None = None
     model: tuple[str, str | None] | None = None  # name and version
     never_degrade: bool = False
+    explain: bool = False
+    diversity: float = 0.0
 
     @property
     def owners(self) -> list[Owner]:

@@ -31,7 +31,9 @@ from service.errors import (
     StateUnavailable,
     StoreUnavailable,
 )
+from service.explainer import Explanation
 from service.fallback import LastList, LastLists
+from service.features.diversity import diversify, n_candidates
 from service.inference.engine import Engine, Operation, Ranked
 from service.logs import Logger, describe, new_id
 from service.metrics import Metrics
@@ -58,9 +60,12 @@ class Answer:
     model: ServedModel
     deadline: Deadline
     never_degrade: bool = False
+    explain: bool = False
+    diversity: float = 0.0  # asked for
     behaviour: Behaviour = field(default_factory=lambda: Behaviour("none"))
     hidden: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # seen and excluded: never in the reply
     picked: Picked = field(default_factory=lambda: Picked("static", NOTHING, []))
+    explanations: list[Explanation] | None = None  # of the picked items; lower tiers have none
     reasons: list[str] = field(default_factory=list)
     degraded: bool = False
     stage_ms: dict[str, float] = field(default_factory=dict)
@@ -124,12 +129,16 @@ class Recommender:
         elif not answer.degraded:
             history = answer.behaviour.items[-model.manifest.encoder.max_seq_len :]
             # Twice the count: what the cache keeps must still fill a list when some of it has been seen since.
-            ranked = await self._ask_model(answer, "recommend", history, min(2 * count, MAX_COUNT), bulk)
+            n_kept = min(2 * count, MAX_COUNT)
+            operation: Operation = "explain" if ask.explain or ask.diversity else "recommend"
+            k = n_candidates(count) if ask.diversity else n_kept
+            ranked = await self._ask_model(answer, operation, history, k, bulk)
             if ranked is not None:
-                picked = Picked("model", ranked.items[:count], ranked.scores[:count].tolist())
+                picked = _from_model(ranked, count, answer, history)
                 # Not where somebody was forgotten meanwhile: it may have been this one.
                 if owner and n_drops == self._last_lists.n_drops:
-                    last = LastList(ranked.items, ranked.scores, _as_indices(answer.behaviour.seen))
+                    seen = _as_indices(answer.behaviour.seen)
+                    last = LastList(ranked.items[:n_kept], ranked.scores[:n_kept], seen)
                     self._last_lists.put(owner, scenario.name, model.version, last)
         if picked is None and answer.degraded and last is not None:
             picked = _from_cache(last, count, answer.hidden)
@@ -161,7 +170,10 @@ class Recommender:
     def _begin(self, ask: Ask | SimilarAsk, deadline: Deadline) -> Answer:
         scenario = self.registry.scenario(ask.scenario)
         model = scenario.model if ask.model is None else self.registry.model(*ask.model)
-        return Answer(scenario, model, deadline, never_degrade=ask.never_degrade)
+        answer = Answer(scenario, model, deadline, never_degrade=ask.never_degrade)
+        if isinstance(ask, Ask):
+            answer.explain, answer.diversity = ask.explain, ask.diversity
+        return answer
 
     async def _read_state(self, ask: Ask, answer: Answer) -> Behaviour:
         """The history of the request, or else the stored one in one round trip."""
@@ -225,6 +237,18 @@ class Recommender:
         answer.stage_ms["total"] = answer.deadline.elapsed_ms
         self._metrics.answered(answer)
         return answer
+
+
+def _from_model(ranked: Ranked, count: int, answer: Answer, history: Sequence[int]) -> Picked:
+    """The first items, or a list of the wanted diversity out of all; explained where that was asked for."""
+    items, scores, explainer = ranked.items[:count], ranked.scores[:count], answer.model.explainer
+    if ranked.reading is not None and answer.diversity:
+        topics = explainer.topics(ranked.reading, ranked.items)
+        places = diversify(ranked.scores, topics, count, answer.diversity)
+        items, scores = ranked.items[places], ranked.scores[places]
+    if ranked.reading is not None and answer.explain:
+        answer.explanations = explainer.explain(ranked.reading, history, items)
+    return Picked("model", items, scores.tolist())
 
 
 def _from_cache(last: LastList, count: int, hidden: NDArray[np.int64]) -> Picked | None:

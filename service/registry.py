@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from service.artefact.directory import Artefact, list_names, open_artefact, resolve
 from service.artefact.manifest import Manifest
 from service.errors import ArtefactError, ArtefactRefused, NotFound, SettingsError
+from service.explainer import Explainer
 from service.fallback import PopularItems
 from service.inference.engine import Operation, ResultRows
 from service.inference.loader import LoadedRetriever, load
@@ -46,6 +47,7 @@ class ServedModel:
         self._counts = here.topk if here else None
         self.load_s = load_s
         self.popular = PopularItems(self.artefact)
+        self.explainer = Explainer(self.artefact)
         if here:
             self._retriever, self._topk = here.retriever, here.topk
             self._similarity = ItemSimilarity(self.artefact.items, self.artefact.available)
@@ -69,6 +71,10 @@ class ServedModel:
         """Per row the best items: after that history by the model's score, or most like those seeds by cosine."""
         if operation == "similar":
             return self._similarity.search(rows, k, excluded)
+        if operation == "explain":
+            readings = self._retriever.read(rows)
+            found = self._topk.search(np.stack([reading.queries for reading in readings]), k, excluded)
+            return [(*best, reading) for best, reading in zip(found, readings, strict=True)]
         return self._topk.search(self._retriever.encode(rows), k, excluded)
 
 

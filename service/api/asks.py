@@ -23,7 +23,7 @@ from service.api.schemas import (
 )
 from service.ask import Ask, SimilarAsk, Told
 
-_FIELDS = RecommendRequest.model_fields.keys() - {"model"}
+_FIELDS = RecommendRequest.model_fields.keys() - {"model", "explain", "diversity"}
 _EXCLUDE_FIELDS = Exclude.model_fields.keys()
 _EVENT_FIELDS = {"item_id", "type", "ts"}
 _ID_BYTES = (string.ascii_letters + string.digits + "_.:@-").encode()
@@ -58,6 +58,8 @@ def recommend_ask(document: Any) -> Ask:
         request.exclude.seen,
         _choice(request.model),
         request.degrade == "never",
+        request.explain,
+        request.diversity,
     )
 
 

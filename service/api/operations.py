@@ -13,6 +13,7 @@ from starlette.responses import Response
 from service.api.documented import documented
 from service.api.schemas import LiveReply, ModelsReply, ReadyReply
 from service.errors import Draining, NotReady
+from service.inference.retriever import has_attention
 from service.registry import Registry, ServedModel
 from service.service import Service
 
@@ -72,8 +73,19 @@ def _model(model: ServedModel) -> dict[str, Any]:
         "max_seq_len": manifest.encoder.max_seq_len,
         "history_source": manifest.history_source,
         "history_events": manifest.history_events,
+        "explanations": _explanations(model),
         "metrics": manifest.metrics,
         "dataset": manifest.dataset,
+    }
+
+
+def _explanations(model: ServedModel) -> dict[str, Any]:
+    phrases = model.artefact.phrases
+    return {
+        "phrases": len(phrases.texts) if phrases else 0,
+        "similarity_floor": phrases.similarity_floor if phrases else None,
+        "categories": any(model.artefact.categories),
+        "because": has_attention(model.manifest),
     }
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 
+from service.explainer import Explanation
 from service.recommender import Answer
 
 
 def as_document(answer: Answer) -> dict[str, Any]:
     item_ids = answer.model.artefact.item_ids
     picked = answer.picked
-    return {
+    document: dict[str, Any] = {
         "recommendation_id": answer.recommendation_id,
         "items": [
             {"item_id": item_ids[index], "score": score, "rank": rank}
@@ -34,6 +36,26 @@ def as_document(answer: Answer) -> dict[str, Any]:
         "timing_ms": {stage: round(duration_ms, 3) for stage, duration_ms in answer.stage_ms.items()},
         "budget_ms": {"granted": answer.deadline.granted_ms, "left": round(answer.deadline.left_ms, 3)},
     }
+    if answer.diversity:
+        document["served"]["diversity"] = answer.diversity if picked.tier == "model" else 0.0
+    if answer.explain:
+        document["served"]["explained"] = answer.explanations is not None
+    if answer.explanations is not None:
+        for item, explanation in zip(document["items"], answer.explanations, strict=True):
+            item["explanation"] = _explanation(explanation, item_ids)
+    return document
+
+
+def _explanation(explanation: Explanation, item_ids: Sequence[str]) -> dict[str, Any]:
+    """Only the parts that are known."""
+    told: dict[str, Any] = {"query": explanation.query}
+    if (interest := explanation.interest) is not None:
+        told["interest"] = {"kind": "category", "text": interest.text}
+        if interest.similarity is not None:
+            told["interest"] |= {"kind": "phrase", "similarity": round(interest.similarity, 4)}
+    if (because := explanation.because) is not None:
+        told["because"] = {"item_id": item_ids[because.item_index], "weight": round(because.weight, 4)}
+    return told
 
 
 def encode(answer: Answer) -> bytes:

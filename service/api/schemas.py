@@ -71,12 +71,48 @@ class RecommendRequest(Request):
     exclude: Exclusions
     model: Annotated[ModelChoice | None, Field(description="a loaded model other than the scenario's")] = None
     degrade: Degrade = "allow"
+    explain: Annotated[bool, Field(description="say what speaks for each item, where the model answers")] = False
+    diversity: Annotated[
+        float,
+        Field(ge=0, le=1, description="share of newness of topic against the model's score; 0 = the ranking itself"),
+    ] = 0.0
+
+
+class Interest(Reply):
+    """What the query that gave an item its score is called."""
+
+    kind: Annotated[
+        Literal["phrase", "category"],
+        Field(
+            description="phrase: an LLM's, the nearest to the query; category: of the item, no phrase was near enough"
+        ),
+    ]
+    text: str
+    similarity: Annotated[float | None, Field(description="cosine of query and phrase; only of a phrase")] = None
+
+
+class Because(Reply):
+    """The item of the history that weighs most in that query."""
+
+    item_id: str
+    weight: Annotated[float, Field(description="its share of the query's attention, all its occurrences together")]
+
+
+class Explanation(Reply):
+    """What speaks for an item. A part that the model or the catalogue cannot give is left out."""
+
+    query: Annotated[int, Field(description="which of the model's queries gives the item its score, from 0")]
+    interest: Interest | None = None
+    because: Because | None = None
 
 
 class RecommendedItem(Reply):
     item_id: str
     score: Annotated[float | None, Field(description="model score; training count in popular; none in static")]
     rank: int
+    explanation: Annotated[
+        Explanation | None, Field(description="only with `explain`, and only where the tier is model")
+    ] = None
 
 
 class ModelName(Reply):
@@ -99,6 +135,13 @@ class Served(Reply):
     top_k_recall: Annotated[
         float | None, Field(description="of an approximate top-k: its measured recall@20; null where top-k is exact")
     ]
+    explained: Annotated[
+        bool | None,
+        Field(description="only with `explain`: whether the items carry explanations; lower tiers have none"),
+    ] = None
+    diversity: Annotated[
+        float | None, Field(description="only with `diversity` above 0: the one applied; 0 on lower tiers")
+    ] = None
 
 
 class Budget(Reply):
@@ -241,6 +284,15 @@ class ExportReply(Reply):
 # --- operations -----------------------------------------------------------------------------------------------------
 
 
+class ExplanationParts(Reply):
+    """What the model's explanations can hold beside the winning query."""
+
+    phrases: Annotated[int, Field(description="an LLM's phrases that name queries")]
+    similarity_floor: Annotated[float | None, Field(description="least cosine of a phrase; null without phrases")]
+    categories: Annotated[bool, Field(description="items have categories")]
+    because: Annotated[bool, Field(description="the graph says which items of a history weigh most")]
+
+
 class ModelReply(Reply):
     name: str
     version: str
@@ -257,6 +309,7 @@ class ModelReply(Reply):
     max_seq_len: int
     history_source: str
     history_events: list[str]
+    explanations: ExplanationParts
     metrics: dict[str, Any]
     dataset: dict[str, Any]
 

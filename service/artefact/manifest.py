@@ -69,7 +69,7 @@ class ItemTableSpec(_Part):
 class PhrasesSpec(_Part):
     """Phrases that name interests, as vectors in the space of items.npy; an encoder with `attention` may have them.
 
-    A query is named by the phrase nearest to it by cosine.
+    A query is named by the phrase nearest to it by cosine, if it is near enough.
     """
 
     file: Annotated[FileName, Field(description="float32 (n_phrases, dim)")] = "interest_phrases.npy"
@@ -77,6 +77,9 @@ class PhrasesSpec(_Part):
         "interest_phrases.json"
     )
     n_phrases: Annotated[int, Field(ge=1)]
+    similarity_floor: Annotated[
+        float, Field(ge=-1, le=1, description="least cosine at which a phrase names a query (decision 11)")
+    ] = 0.5
 
 
 class Evaluation(_Part):

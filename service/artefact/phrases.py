@@ -19,6 +19,7 @@ class InterestPhrases:
 
     texts: list[str]  # n_phrases
     vectors: NDArray[np.float32]  # memory-mapped (n_phrases, dim)
+    similarity_floor: float  # least cosine at which a phrase names a query
 
 
 def write_phrases(folder: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
@@ -40,4 +41,4 @@ def read_phrases(folder: Path, spec: PhrasesSpec, dim: int) -> tuple[InterestPhr
         faults.append(f"{spec.texts}: expected a list of texts, none of them empty")
     elif len(texts) != spec.n_phrases:
         faults.append(f"{spec.texts}: holds {len(texts)} texts, the manifest says {spec.n_phrases}")
-    return (None, faults) if faults or vectors is None else (InterestPhrases(texts, vectors), [])
+    return (None, faults) if faults or vectors is None else (InterestPhrases(texts, vectors, spec.similarity_floor), [])

@@ -26,10 +26,13 @@ from numpy.typing import NDArray
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelFailed, Overloaded
 from service.inference.pace import Pace
+from service.inference.reading import Reading
 from service.metrics import Metrics
 
-Operation = Literal["recommend", "similar"]
-ResultRows = list[tuple[NDArray[np.int64], NDArray[np.float32]]]
+# `explain` is `recommend` that also tells what the encoder made of the history.
+Operation = Literal["recommend", "similar", "explain"]
+Best = tuple[NDArray[np.int64], NDArray[np.float32]]
+ResultRows = Sequence[Best | tuple[NDArray[np.int64], NDArray[np.float32], Reading]]
 
 # A run may take this share of a budget: the rest is for the run before it, the state and the reply.
 _SHARE_OF_BUDGET = 1 / 3
@@ -45,12 +48,13 @@ _WARM_RUNS, _WARM_LENGTH, _WARM_K = 3, 200, 20
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Best first: item indices and scores, and how long they waited and took."""
+    """Best first: item indices and scores, how long they waited and took, and of `explain` what was read."""
 
     items: NDArray[np.int64]
     scores: NDArray[np.float32]
     queue_ms: float
     infer_ms: float
+    reading: Reading | None = None
 
 
 class Model(Protocol):
@@ -67,7 +71,10 @@ class Model(Protocol):
     def search(
         self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
     ) -> ResultRows:
-        """Per row of item indices at most k items and scores, best first, without the row's excluded indices."""
+        """Per row of item indices at most k items and scores, best first, without the row's excluded indices.
+
+        Asked to `explain`, each row also has its `Reading`.
+        """
 
 
 class Engine(Protocol):
@@ -329,10 +336,10 @@ class LocalEngine:
         if model.top_k_fallbacks > fallbacks:
             self._metrics.top_k_fallbacks.labels(*model.label.split("@")).inc(model.top_k_fallbacks - fallbacks)
         answers: list[Ranked | Exception] = []
-        for job, (items, scores) in zip(batch, found, strict=True):
+        for job, (items, scores, *reading) in zip(batch, found, strict=True):
             waited = started - job.asked_at
             self._metrics.queue_wait.observe(waited)
-            answers.append(Ranked(items[: job.k], scores[: job.k], waited * 1000, took * 1000))
+            answers.append(Ranked(items[: job.k], scores[: job.k], waited * 1000, took * 1000, *reading))
         return answers
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.artefact.directory import Artefact
 from service.artefact.files import ENCODER, ITEMS
-from service.artefact.manifest import EncoderSpec, TensorSpec
+from service.artefact.manifest import EncoderSpec, Manifest, TensorSpec
 from service.artefact.onnx_file import external_tensors
 from service.errors import ArtefactError, ArtefactRefused
-from service.features.sequence import encode_sequences
+from service.features.sequence import SequenceFeatures, encode_sequences
+from service.inference.reading import Reading, without_padding
 from service.inference.runtime import Device, make_session
+
+ATTENTION: Final = "attention"
 
 # How ONNX Runtime spells the element types that come up, in a refusal at least.
 _DTYPES = {
@@ -69,6 +72,23 @@ class Retriever:
         manifest = self.artefact.manifest
         return run_encoder(self._session, manifest.encoder, manifest.n_items, histories)
 
+    def read(self, histories: Sequence[Sequence[int]]) -> list[Reading]:
+        """Queries as `encode` gives them, of at least one history, and attention where the graph has it.
+
+        Raises:
+            UnknownItemIndex, ArtefactError: as `encode`.
+        """
+        manifest = self.artefact.manifest
+        names = [ATTENTION] if has_attention(manifest) else []
+        run = _run(self._session, manifest.encoder, manifest.n_items, histories, names)
+        if not names:
+            return [Reading(queries, None) for queries in run.queries]
+        shape = (len(histories), manifest.encoder.n_queries, run.inputs.item_seq.shape[1])
+        if run.others[0].shape != shape:
+            raise ArtefactError(f"{ENCODER}: attention has shape {run.others[0].shape}, the manifest says {shape}")
+        attention = without_padding(run.others[0], run.inputs.seq_len, manifest.encoder.padding)
+        return list(map(Reading, run.queries, attention))
+
 
 def _tables_of(path: Path) -> list[str]:
     """Names of the encoder's tensors that are the item table."""
@@ -81,20 +101,37 @@ def run_encoder(
     """Queries float32 (batch, n_queries, dim) of one `run` over all histories."""
     if not histories:
         return np.empty((0, encoder.n_queries, encoder.dim), np.float32)
-    item_seq, seq_len = encode_sequences(
+    return _run(session, encoder, n_items, histories, ()).queries
+
+
+def has_attention(manifest: Manifest) -> bool:
+    """Whether the graph says how much each item of a history weighs in each query."""
+    return any(output.name == ATTENTION for output in manifest.outputs)
+
+
+class _Run(NamedTuple):
+    inputs: SequenceFeatures
+    queries: NDArray[np.float32]
+    others: list[NDArray[np.float32]]
+
+
+def _run(
+    session: Any, encoder: EncoderSpec, n_items: int, histories: Sequence[Sequence[int]], others: Sequence[str]
+) -> _Run:
+    """Queries and the named other outputs; the graph computes what only unnamed ones need in no case."""
+    inputs = encode_sequences(
         histories, encoder.max_seq_len, padding=encoder.padding, length=encoder.fixed_length, n_items=n_items
     )
     try:
-        (queries,) = session.run(["queries"], {"item_seq": item_seq, "seq_len": seq_len})
+        queries, *rest = session.run(["queries", *others], inputs._asdict())
     except Exception as error:  # ONNX Runtime's exceptions share no base class below Exception
         raise ArtefactError(
-            f"{ENCODER}: run failed for item_seq {item_seq.shape}: {str(error).splitlines()[0]}"
+            f"{ENCODER}: run failed for item_seq {inputs.item_seq.shape}: {str(error).splitlines()[0]}"
         ) from error
     expected = (len(histories), encoder.n_queries, encoder.dim)
     if queries.shape != expected:
         raise ArtefactError(f"{ENCODER}: queries have shape {queries.shape}, the manifest says {expected}")
-    result: NDArray[np.float32] = queries
-    return result
+    return _Run(inputs, queries, rest)
 
 
 def graph_faults(session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> list[str]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, EngineUnavailable, ModelFailed, NotReady, Overloaded, RequestError
 from service.inference.engine import Operation, Ranked
+from service.inference.reading import Reading
 from service.inference.remote_frames import (
     ANSWER,
     ASK,
@@ -72,12 +73,20 @@ def an_ask(bulk: bool = False) -> bytes:
     return pack_ask(7, 0, "recommend", [3, 1], 20, np.array([5]), Deadline(50, 12.45, 12.5), bulk=bulk)
 
 
+def a_reading(n_queries: int, dim: int, n_read: int) -> Reading:
+    """Numbers that differ; 0 items read is a graph without attention."""
+    queries = np.arange(n_queries * dim, dtype=np.float32).reshape(n_queries, dim)
+    attention = np.arange(n_queries * n_read, dtype=np.float32).reshape(n_queries, n_read) / 7
+    return Reading(queries, attention if n_read else None)
+
+
 def some_frames() -> list[bytes]:
     return [
         pack_hello([Greeting("a@1", "ab" * 32, "CPU", "scan", 0.5)]),
         an_ask(),
         pack_cancel(7),
         pack_answer(7, Ranked(np.array([2, 1]), np.array([0.5, 0.25], np.float32), 1.0, 2.0)),
+        pack_answer(7, Ranked(np.array([2]), np.array([0.5], np.float32), 1.0, 2.0, a_reading(2, 3, 4))),
         pack_refusal(7, Overloaded("full", retry_after_s=1)),
     ]
 
@@ -85,7 +94,7 @@ def some_frames() -> list[bytes]:
 @given(
     ids,
     st.integers(0, 2**16 - 1),
-    st.sampled_from(["recommend", "similar"]),
+    st.sampled_from(["recommend", "similar", "explain"]),
     st.lists(indices, min_size=1, max_size=60),
     st.integers(1, MAX_K),
     st.lists(indices, max_size=60),
@@ -125,6 +134,22 @@ def test_an_answer_is_read_back_as_it_was_given(
     assert (kind, given_id, ranked.queue_ms, ranked.infer_ms) == (ANSWER, id_, queue_ms, infer_ms)
     assert (ranked.items.tolist(), ranked.items.dtype) == (items.tolist(), np.int64)
     assert (ranked.scores.tolist(), ranked.scores.dtype) == (scores.tolist(), np.float32)
+
+
+@pytest.mark.parametrize("n_read", [0, 1, 5])
+@pytest.mark.parametrize("n_items", [0, 2])
+def test_what_was_read_of_a_history_is_read_back(n_items: int, n_read: int) -> None:
+    told = a_reading(3, 4, n_read)
+    items, scores = np.arange(1, n_items + 1), np.ones(n_items, np.float32)
+    _, ranked = unpack_answer(only(pack_answer(7, Ranked(items, scores, 1.0, 2.0, told)))[1])
+
+    assert ranked.items.tolist() == items.tolist()
+    assert ranked.reading is not None
+    np.testing.assert_array_equal(ranked.reading.queries, told.queries)
+    if told.attention is None:
+        assert ranked.reading.attention is None
+    else:
+        np.testing.assert_array_equal(ranked.reading.attention, told.attention)
 
 
 @given(greetings)
@@ -170,7 +195,7 @@ def test_frames_survive_any_cutting_of_the_stream(cuts: list[int]) -> None:
     assert reader.is_empty
 
 
-@pytest.mark.parametrize("whole", some_frames(), ids=["hello", "ask", "cancel", "answer", "refusal"])
+@pytest.mark.parametrize("whole", some_frames(), ids=["hello", "ask", "cancel", "answer", "explained", "refusal"])
 def test_a_frame_that_is_cut_off_inside_is_refused(whole: bytes) -> None:
     """With a header that agrees: the reader hands it on, its numbers do not fit it."""
     kind, payload = only(whole)
@@ -181,7 +206,7 @@ def test_a_frame_that_is_cut_off_inside_is_refused(whole: bytes) -> None:
             UNPACK[kind](cut)
 
 
-@pytest.mark.parametrize("whole", some_frames()[:4], ids=["hello", "ask", "cancel", "answer"])
+@pytest.mark.parametrize("whole", some_frames()[:5], ids=["hello", "ask", "cancel", "answer", "explained"])
 def test_a_frame_with_something_behind_it_is_refused(whole: bytes) -> None:
     kind, payload = only(whole)
     with pytest.raises(FrameError):
@@ -220,7 +245,7 @@ def test_a_stream_of_garbage_ends_in_a_frame_error_or_in_waiting_for_more(garbag
 @pytest.mark.parametrize(
     ("field", "at", "layout", "value"),
     [
-        ("operation", 6, "<B", 2),
+        ("operation", 6, "<B", 3),
         ("bulk", 7, "<B", 2),
         ("k of nothing", 8, "<I", 0),
         ("k of everything", 8, "<I", MAX_K + 1),
@@ -242,8 +267,8 @@ def test_a_question_about_nothing_is_refused() -> None:
 
 
 def test_a_greeting_of_another_version_or_another_program_is_refused() -> None:
-    with pytest.raises(FrameError, match="version 2 of the protocol, expected 1"):
-        unpack_hello(only(pack_hello([], version=2))[1])
+    with pytest.raises(FrameError, match="version 3 of the protocol, expected 2"):
+        unpack_hello(only(pack_hello([], version=3))[1])
     with pytest.raises(FrameError, match="somebody else"):
         unpack_hello(memoryview(b"HTTP\1\0\0\0"))
 

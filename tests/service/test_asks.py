@@ -34,6 +34,8 @@ DOCUMENT = st.one_of(
             "count": ODD,
             "exclude": EXCLUDE,
             "degrade": st.one_of(st.sampled_from(["allow", "never"]), ODD),
+            "explain": ODD,
+            "diversity": ODD,
             "more": ODD,
         },
     ),
@@ -49,6 +51,7 @@ def test_what_is_read_by_hand_is_what_the_schema_says(document: Any) -> None:
     request = RecommendRequest.model_validate(document)
     assert (ask.scenario, ask.user_id, ask.session_id) == (request.scenario, request.user_id, request.session_id)
     assert (ask.count, ask.never_degrade, ask.model) == (request.count, request.degrade == "never", None)
+    assert (ask.explain, ask.diversity) == (request.explain, request.diversity)
     assert (list(ask.exclude), ask.exclude_seen) == (request.exclude.item_ids, request.exclude.seen)
     if request.history is None:
         assert ask.history is None

@@ -49,7 +49,7 @@ BAD_JSON: dict[str, bytes] = {
 BAD_BODY: dict[str, tuple[str, Any, str]] = {
     "an unknown field": (RECOMMEND, {"userid": SECRET}, "/userid"),
     "an unknown field inside": (RECOMMEND, {"exclude": {"itemids": [SECRET]}}, "/exclude/itemids"),
-    "a field that is not there yet": (RECOMMEND, {"explain": True}, "/explain"),
+    "a field that is not there yet": (RECOMMEND, {"filter": {}}, "/filter"),
     "count 0": (RECOMMEND, {"count": 0}, "/count"),
     "count -1": (RECOMMEND, {"count": -1}, "/count"),
     "count 201": (RECOMMEND, {"count": 201}, "/count"),
