@@ -136,14 +136,45 @@ class EIMFConfig(_Section):
         return self.retriever == "remi" and self.hard_negatives > 0
 
 
+class SessionEncoderConfig(_Section):
+    """What reads a session: the part that plain session retrievers and taught ones share."""
+
+    encoder: Literal["sr-gnn"] = "sr-gnn"
+    hidden_size: Annotated[int, Field(ge=2)] = 100
+    max_seq_len: Annotated[int, Field(ge=1)] = 50
+    n_layers: Annotated[int, Field(ge=1, description="graph steps of sr-gnn")] = 1
+    attention: Annotated[
+        Literal["sum", "softmax"], Field(description="of sr-gnn: weights as published, or made to sum to one")
+    ] = "sum"
+
+
+class SessionConfig(SessionEncoderConfig):
+    """A plain session retriever: an encoder and the readout of its paper. Trained on every prefix of every session."""
+
+    UNREAD: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("loss", "positions"),
+        ("loss", "mask_probability"),
+        ("train", "teachers"),
+    )
+    SHUFFLES: ClassVar[frozenset[str]] = frozenset()
+
+    kind: Literal["session"]
+
+    @property
+    def needs_knowledge(self) -> bool:
+        return False
+
+
 def _kind_of(section: Any) -> Any:
     """A section without a kind is LLM-ESR's, the first there was."""
     return section.get("kind", "llm-esr") if isinstance(section, dict) else getattr(section, "kind", None)
 
 
-KINDS = ("llm-esr", "eimf")
+KINDS = ("llm-esr", "eimf", "session")
 AnyModelConfig = Annotated[
-    Annotated[LLMESRConfig, Tag("llm-esr")] | Annotated[EIMFConfig, Tag("eimf")],
+    Annotated[LLMESRConfig, Tag("llm-esr")]
+    | Annotated[EIMFConfig, Tag("eimf")]
+    | Annotated[SessionConfig, Tag("session")],
     Discriminator(
         _kind_of,
         custom_error_type="unknown_kind",
@@ -174,6 +205,10 @@ class LossConfig(_Section):
 class TrainConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     batch_size: Annotated[int, Field(ge=1, description="users per step")] = 256
+    weight_decay: Annotated[float, Field(ge=0, description="L2 of every parameter, as part of Adam's gradient")] = 0.0
+    decay_every: Annotated[
+        int, Field(ge=0, description="epochs after which the learning rate falls to a tenth, again and again; 0: never")
+    ] = 0
     max_epochs: Annotated[int, Field(ge=1)] = 200
     patience: Annotated[
         int, Field(ge=1, description="epochs without a better validation, by the criterion of the paper")
@@ -216,6 +251,8 @@ class RunConfig(_Section):
                 "model.hard_negatives weighs the negatives of sampled_softmax without log_q; "
                 f"found {self.loss.kind}{' with log_q' if self.loss.log_q else ''}, or set it to 0"
             )
+        if isinstance(self.model, SessionConfig) and self.loss.kind == "bce":
+            raise ValueError(f"loss.kind bce is not for {kind}, expected full_softmax or sampled_softmax")
         if foreign := sorted(set(self.data.shuffle_knowledge) - self.model.SHUFFLES):
             raise ValueError(f"data.shuffle_knowledge: {kind} has no texts of {', '.join(foreign)} to deal out anew")
         return self

@@ -7,5 +7,6 @@ from typing import Final
 from models.contracts import Paper
 from models.eimf_training import EIMFPaper
 from models.llm_esr_training import LLMESRPaper
+from models.sessions.training import SessionPaper
 
-PAPERS: Final[dict[str, Paper]] = {"llm-esr": LLMESRPaper(), "eimf": EIMFPaper()}
+PAPERS: Final[dict[str, Paper]] = {"llm-esr": LLMESRPaper(), "eimf": EIMFPaper(), "session": SessionPaper()}

@@ -31,14 +31,30 @@ HISTORY_LIMIT = 500
 
 
 class RetrievalExam:
-    """Full ranking of the split's cases. `criterion` is what early stopping looks at."""
+    """Full ranking of the split's cases."""
 
-    def __init__(self, dataset: Dataset, split: Split, *, criterion: str) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        *,
+        criterion: str,
+        headline: tuple[str, str] | None = None,
+        filter_seen: bool = True,
+    ) -> None:
+        """
+        Args:
+            criterion: what early stopping looks at.
+            headline: the two metrics a report is told by; by default those of the cases.
+            filter_seen: items of the input are no answers; false where they are clicked again.
+        """
         self.dataset, self.split, self.criterion = dataset, split, criterion
+        self.headline, self.filter_seen = headline or split.test.headline, filter_seen
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         cases = self.split.valid
-        return metrics_of(rank_cases(_retriever(model), cases, top=0).ranks, rows=cases.rows)
+        ranking = rank_cases(_retriever(model), cases, filter_seen=self.filter_seen, top=0)
+        return metrics_of(ranking.ranks, rows=cases.rows)
 
     def test(self, model: nn.Module, folder: Path, console: Console, n_negatives: int, negatives_seed: int) -> Tested:
         """
@@ -49,7 +65,9 @@ class RetrievalExam:
         retriever, cases, train = _retriever(model), self.split.test, self.split.train
         with bar(console) as progress:
             task = progress.add_task("ranking the whole catalogue", total=len(cases))
-            ranking = rank_cases(retriever, cases, on_progress=lambda n: progress.advance(task, n))
+            ranking = rank_cases(
+                retriever, cases, filter_seen=self.filter_seen, on_progress=lambda n: progress.advance(task, n)
+            )
         popularity = np.bincount(train.items, minlength=self.dataset.n_items + 1)
         groups, definitions = _groups(train.lengths, popularity, cases)
         trained = popularity[cases.targets] > 0
@@ -57,14 +75,18 @@ class RetrievalExam:
             "policy": {
                 "protocol": "full ranking",
                 "split": self.split.name,
-                "seen_filtered": True,
-                "repeats": "a target already in the history counts as a miss",
+                "seen_filtered": self.filter_seen,
+                "repeats": (
+                    "a target already in the history counts as a miss"
+                    if self.filter_seen
+                    else "items of the history are ranked like any other"
+                ),
                 "dropped_targets": {},
                 "tie_rule": "lowest item_id",
                 "history_length": retriever.describe_inputs().max_seq_len,
             },
             "criterion": self.criterion,
-            "headline": list(cases.headline),
+            "headline": list(self.headline),
             "groups": definitions,
             "test": by_group(ranking.ranks, groups, cases.rows),
             "without_untrained_targets": {
@@ -81,7 +103,7 @@ class RetrievalExam:
             arrays["cases"] = cases.rows
         np.savez_compressed(folder / "ranks.npz", ranks=ranking.ranks, **arrays)  # type: ignore[arg-type]
         _write_predictions(folder / "predictions.parquet", self.dataset, cases, ranking)
-        return Tested(report, _plots(cases, ranking, _history_lengths(train.lengths, cases), popularity))
+        return Tested(report, _plots(self.headline, cases, ranking, _history_lengths(train.lengths, cases), popularity))
 
     def _among_negatives(
         self, retriever: RetrieverModel, folder: Path, n_negatives: int, seed: int
@@ -136,9 +158,15 @@ def _groups(
     return groups, definitions
 
 
-def _plots(cases: EvalCases, ranking: Ranking, lengths: NDArray[np.int64], popularity: NDArray[np.int64]) -> list[Plot]:
+def _plots(
+    headline: tuple[str, str],
+    cases: EvalCases,
+    ranking: Ranking,
+    lengths: NDArray[np.int64],
+    popularity: NDArray[np.int64],
+) -> list[Plot]:
     """Where the model is good: by length of the history and by popularity of the target, a value for each target."""
-    metric = cases.headline[0 if cases.rows is not None else 1]  # of one target alone, recall@k is its hit
+    metric = headline[0 if cases.rows is not None else 1]  # of one target alone, recall@k is its hit
     values = case_values(metric, ranking.ranks)
     by_length = [0, 4, 6, 9, 15, 30, 100]
     by_popularity = [0, 1, 5, 10, 20, 50, 100]

@@ -15,7 +15,7 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from models import runs
-from models.config import RunConfig
+from models.config import RunConfig, TrainConfig
 from models.papers import PAPERS
 from models.progress import bar
 
@@ -63,7 +63,9 @@ class _Trainer:
         torch.manual_seed(config.seed)
         paper = PAPERS[config.model.kind]
         self.model = paper.build_model(config, self.inputs).to(self.device)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.train.learning_rate, fused=True)
+        self.optimiser = torch.optim.Adam(
+            self.model.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay, fused=True
+        )
         self.curriculum = paper.curriculum(config, self.inputs, self.model, self.device)
         self.exam = paper.exam(config, self.inputs.dataset, self.inputs.split)
         self.epoch, self.best_epoch, self.best = 0, 0, -1.0
@@ -97,6 +99,8 @@ class _Trainer:
         torch.manual_seed(seed)
         started = time.perf_counter()
         self.model.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config.train, self.epoch)
         self.curriculum.begin_epoch()
         losses: list[Tensor] = []
         for batch in self.curriculum.batches(torch.Generator().manual_seed(seed)):
@@ -153,6 +157,12 @@ class _Trainer:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.epoch, self.best_epoch, self.best = state["epoch"], state["best_epoch"], state["best"]
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """That of the epoch, counted from 1: told by its number alone, so that a resumed run has the same."""
+    times = (epoch - 1) // config.decay_every if config.decay_every else 0
+    return config.learning_rate * 0.1**times
 
 
 def _metric_lines(folder: Path) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ class Dataset:
     session_ids: NDArray[np.object_] | None  # aligned, str or None
     items: Any  # pyarrow.Table, one row per item_ids
     digest: str  # sha256 over the Parquet files
+    declared_split: NDArray[np.object_] | None = None  # aligned, str or None: the column `split`, where there is one
 
     @property
     def n_items(self) -> int:
@@ -109,7 +110,7 @@ def dataset_from_tables(
 
     timestamps = _timestamps(interactions, here + INTERACTIONS)
     scenarios, scenario_names = _scenarios(interactions, here + INTERACTIONS)
-    sessions = _sessions(interactions)
+    sessions, declared = _texts_of(interactions, "session_id"), _texts_of(interactions, "split")
     return Dataset(
         name=name,
         item_ids=tuple(item_ids.to_pylist()),
@@ -123,6 +124,7 @@ def dataset_from_tables(
         session_ids=None if sessions is None else sessions[order],
         items=_aligned_items(items, listed, item_ids),
         digest=digest,
+        declared_split=None if declared is None else declared[order],
     )
 
 
@@ -202,11 +204,11 @@ def _scenarios(table: pa.Table, file: str) -> tuple[NDArray[np.int64] | None, tu
     return _rows_in(encoded, names), tuple(names.to_pylist())
 
 
-def _sessions(table: pa.Table) -> NDArray[np.object_] | None:
-    if not _has_values(table, "session_id"):
+def _texts_of(table: pa.Table, column: str) -> NDArray[np.object_] | None:
+    if not _has_values(table, column):
         return None
-    sessions: NDArray[np.object_] = table.column("session_id").cast(pa.string()).to_numpy()
-    return sessions
+    texts: NDArray[np.object_] = table.column(column).cast(pa.string()).to_numpy()
+    return texts
 
 
 def _aligned_items(items: pa.Table, listed: pa.DictionaryArray, item_ids: pa.Array) -> pa.Table:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -12,56 +11,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.data.dataset import NO_TIMESTAMP, Dataset
+from models.data.held_out import EvalCases, Split, distinct_times
 from models.data.sequences import Sequences
+from models.data.session_splits import declared_sessions, newest_sessions, shuffled_sessions
 from models.errors import DatasetError
 
-
-@dataclass(frozen=True, eq=False)
-class EvalCases:
-    """n held-out questions: after `inputs[c]`, user `user_index[c]` chose item `targets[c]`, or several items.
-
-    With several targets a case, `targets` and what is called by target have one entry for each of them, case by case.
-    """
-
-    user_index: NDArray[np.int64]  # (n,) row of dataset.user_ids
-    inputs: Sequences  # (n,) rows, oldest first, none empty
-    targets: NDArray[np.int64]  # item index, by target
-    distinct_times: (
-        NDArray[np.bool_] | None
-    )  # by target: newest input and target have different known times; None: none
-    n_targets: NDArray[np.int64] | None = None  # (n,) at least 1; None: one each
-
-    def __len__(self) -> int:
-        return len(self.user_index)
-
-    @property
-    def rows(self) -> NDArray[np.int64] | None:
-        """The case of each target, ascending; None where each case has one."""
-        return None if self.n_targets is None else np.repeat(np.arange(len(self)), self.n_targets)
-
-    @property
-    def headline(self) -> tuple[str, str]:
-        """The two metrics these cases are told by: how many targets are found, and how high they stand."""
-        return ("hr@10", "ndcg@10") if self.n_targets is None else ("recall@50", "ndcg@50")
-
-    def by_target(self, values: NDArray[Any]) -> NDArray[Any]:
-        """What is known of each case, for each of its targets."""
-        return values if self.n_targets is None else np.repeat(values, self.n_targets)
-
-    def targets_by_case(self) -> list[NDArray[np.int64]]:
-        """The targets of each case, nearest in time first."""
-        starts = np.arange(1, len(self)) if self.n_targets is None else np.cumsum(self.n_targets)[:-1]
-        return np.split(self.targets, starts) if len(self) else []
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Training sequences (row = user of the dataset, may be empty) and the two sets of held-out cases."""
-
-    name: str
-    train: Sequences
-    valid: EvalCases
-    test: EvalCases
+__all__ = ["SPLITS", "EvalCases", "Split", "by_session", "global_time", "leave_one_out", "user_disjoint"]
 
 
 def leave_one_out(dataset: Dataset) -> Split:
@@ -76,7 +31,7 @@ def leave_one_out(dataset: Dataset) -> Split:
     def newest(back: int) -> EvalCases:
         target_at = sequences.offsets[users + 1] - back
         inputs = sequences.prefixes(lengths - back).take(users)
-        return EvalCases(users, inputs, sequences.items[target_at], _distinct(dataset, target_at - 1, target_at))
+        return EvalCases(users, inputs, sequences.items[target_at], distinct_times(dataset, target_at - 1, target_at))
 
     train = sequences.prefixes(np.where(lengths >= 3, lengths - 2, lengths))
     return Split(name="leave_one_out", train=train, valid=newest(2), test=newest(1))
@@ -143,7 +98,7 @@ def by_session(dataset: Dataset, valid_share: float = 0.1, test_share: float = 0
             user_index=owner[at],
             inputs=sessions.prefixes(sessions.lengths - 1).take(at),
             targets=sessions.items[newest],
-            distinct_times=_distinct(dataset, order[newest - 1], order[newest]),
+            distinct_times=distinct_times(dataset, order[newest - 1], order[newest]),
         )
 
     return Split(
@@ -192,7 +147,7 @@ def user_disjoint(
             user_index=users,
             inputs=sequences.prefixes(lengths).take(users),
             targets=sequences.items[at],
-            distinct_times=_distinct(dataset, np.repeat(starts - 1, n_targets), at),
+            distinct_times=distinct_times(dataset, np.repeat(starts - 1, n_targets), at),
             n_targets=n_targets,
         )
 
@@ -214,17 +169,10 @@ SPLITS: Final[dict[str, Callable[[Dataset], Split]]] = {
     "global_time": global_time,
     "by_session": by_session,
     "user_disjoint": user_disjoint,
+    "declared_sessions": declared_sessions,
+    "shuffled_sessions": shuffled_sessions,
+    "newest_sessions": newest_sessions,
 }
-
-
-def _distinct(dataset: Dataset, before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-    """bool (n,): events `before[c]` and `after[c]` have different known times; None if the dataset has no times."""
-    times = dataset.timestamps
-    if times is None:
-        return None
-    known = (times[before] != NO_TIMESTAMP) & (times[after] != NO_TIMESTAMP)
-    distinct: NDArray[np.bool_] = known & (times[before] != times[after])
-    return distinct
 
 
 def _moments(
