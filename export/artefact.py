@@ -34,7 +34,7 @@ from service.artefact.manifest import (
     TensorSpec,
     version_of,
 )
-from service.artefact.phrases import write_phrases
+from service.artefact.phrases import InterestPhrases, write_phrases
 from service.artefact.tables import Catalogue
 from service.errors import ArtefactRefused
 from service.inference.golden import Encode, golden_histories, make_golden, write_golden
@@ -53,7 +53,7 @@ class Draft:
         reference: queries of item indices by the original model; the golden answers then hold the exported graph to
             it. Without one they are the graph's own.
         has_attention: the graph also gives `attention` (batch, n_queries, length).
-        phrases: texts that name interests, and their vectors float32 (n, dim) among the items.
+        phrases: texts that name interests, and where they lie among the items.
         replaces: when the version was made that this one is an extension of; the new one sorts after it.
     """
 
@@ -74,7 +74,7 @@ class Draft:
     reference: Encode | None = None
     replaces: datetime | None = None
     has_attention: bool = False
-    phrases: tuple[list[str], NDArray[np.float32]] | None = None
+    phrases: InterestPhrases | None = None
 
 
 def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = lambda message: None) -> Path:
@@ -101,10 +101,9 @@ def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = la
         np.save(folder / ITEMS, np.ascontiguousarray(draft.items, dtype=np.float32))
         pq.write_table(draft.catalogue.to_table(), folder / CATALOGUE)
         draft.write_encoder(folder)
-        if draft.phrases is not None:
-            write_phrases(folder, *draft.phrases)
+        phrases = None if draft.phrases is None else write_phrases(folder, draft.phrases)
         golden = _write_golden(draft, folder)
-        manifest = _manifest(draft, folder, golden)
+        manifest = _manifest(draft, folder, golden, phrases)
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
         on_step("checking as the service would")
@@ -160,7 +159,7 @@ def _write_golden(draft: Draft, folder: Path) -> GoldenSpec:
     return spec
 
 
-def _manifest(draft: Draft, folder: Path, golden: GoldenSpec) -> Manifest:
+def _manifest(draft: Draft, folder: Path, golden: GoldenSpec, phrases: PhrasesSpec | None) -> Manifest:
     created_at = datetime.now(UTC).replace(microsecond=0)
     if draft.replaces is not None:  # within the same second, the order of versions would be that of their digests
         created_at = max(created_at, draft.replaces + timedelta(seconds=1))
@@ -182,7 +181,7 @@ def _manifest(draft: Draft, folder: Path, golden: GoldenSpec) -> Manifest:
         "n_items": len(draft.items) - 1,
         "item_tables": {"items": items},
         "golden": golden,
-        "interest_phrases": None if draft.phrases is None else PhrasesSpec(n_phrases=len(draft.phrases[0])),
+        "interest_phrases": phrases,
         "files": {path.name: digest(path) for path in sorted(folder.iterdir())},
         "dataset": draft.dataset,
         "seed": draft.seed,

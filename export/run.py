@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.artefact import Draft
 from export.graphs import EncoderGraph
 from export.parity import check_parity, torch_queries
 from export.to_onnx import write_encoder
+from models.naming import named_phrases
 from models.runs import Run
 from service.artefact.files import ENCODER
 from service.artefact.manifest import HISTORY_EVENTS, Evaluation, HistorySource
@@ -57,17 +57,9 @@ def draft_of(
         metrics={} if run.evaluation is None else dict(run.evaluation["test"]),
         evaluation=evaluation,
         has_attention=graph.inputs.has_attention,
-        phrases=_phrases(run),
+        phrases=named_phrases(run.model, run.split.valid),
         reference=lambda histories: torch_queries(graph, graph.spec, [list(history) for history in histories]),
     )
-
-
-def _phrases(run: Run) -> tuple[list[str], NDArray[np.float32]] | None:
-    """Texts of an LLM that name interests, and where they lie among the items; None of a model without any."""
-    if not run.model.describe_inputs().has_attention:
-        return None
-    found = run.model.interest_phrases()
-    return None if found is None else (found.texts, found.vectors.numpy())
 
 
 def _catalogue(run: Run) -> Catalogue:

@@ -150,6 +150,60 @@ def new_items(
     typer.echo(as_markdown(report), nl=False)
 
 
+@app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run that was taught an LLM's interests")],
+    count: Annotated[int, typer.Option(min=1, max=200, help="items explained of each test user")] = 10,
+    depth: Annotated[
+        int, typer.Option(min=0, help='parts of a category "A > B > C" that are compared; 0 = all of it')
+    ] = 0,
+    shuffles: Annotated[int, typer.Option(min=1, help="times that texts are dealt to other vectors")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="of shuffles and intervals")] = 7,
+    json_out: Annotated[Path | None, typer.Option("--json", help="also write the figures here")] = None,
+) -> None:
+    """Hold explanations to a control: do phrases speak of the items they explain more than shuffled ones do?
+
+    A phrase's category is the one whose titles are nearest by text alone; nothing of the trained space goes into it.
+
+    Example: `python -m models explain $AFTERGLOW_RUNS/beauty-eimf-remi --json docs/results/explanations.json`
+    """
+    import json
+
+    from models.explanation_control import as_markdown, measure
+    from models.runs import write_atomic
+
+    with exit_codes("the measurement starts from its beginning next time"):
+        report = measure(run, count=count, depth=depth, n_shuffles=shuffles, seed=seed, console=Console(stderr=True))
+        if json_out:
+            write_atomic(json_out, json.dumps(report, indent=2).encode() + b"\n")
+    typer.echo(as_markdown(report), nl=False)
+
+
+@app.command()
+def diversity(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run of a retriever")],
+    count: Annotated[int, typer.Option(min=1, max=200, help="length of a list")] = 20,
+    value: Annotated[
+        list[float] | None, typer.Option(help="of diversity, once for each; by default 0, 0.1 and so on to 1")
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="also write the figures here")] = None,
+) -> None:
+    """Measure what the request field `diversity` gives and costs: category entropy against NDCG, on the test users.
+
+    Example: `python -m models diversity $AFTERGLOW_RUNS/beauty-eimf-remi --json docs/results/diversity.json`
+    """
+    import json
+
+    from models.diversity_table import VALUES, as_markdown, measure
+    from models.runs import write_atomic
+
+    with exit_codes("the measurement starts from its beginning next time"):
+        report = measure(run, count=count, values=value or VALUES, console=Console(stderr=True))
+        if json_out:
+            write_atomic(json_out, json.dumps(report, indent=2).encode() + b"\n")
+    typer.echo(as_markdown(report), nl=False)
+
+
 def _report(run: Path, negatives: int) -> None:
     from models.evaluate import evaluate
 

@@ -39,10 +39,12 @@ class EncoderInputs:
 
 @dataclass(frozen=True, eq=False)
 class Phrases:
-    """Texts and their vectors."""
+    """Texts that name interests: where training placed them, and what the text encoder says before any training."""
 
     texts: list[str]  # n, each once
-    vectors: Tensor  # float32 (n, D)
+    vectors: Tensor  # float32 (n, D), in the space of the item table
+    text_vectors: Tensor  # float32 (n, T)
+    item_text_vectors: Tensor  # float32 (n_items + 1, T) of the items' titles, zero without one
 
 
 @runtime_checkable

@@ -76,7 +76,12 @@ class EIMF(nn.Module):
             return None
         first = {text: row for row, text in reversed(list(enumerate(self.esim.texts)))}
         rows = sorted(first.values())
-        return Phrases([self.esim.texts[row] for row in rows], self.esim.phrases()[rows])
+        return Phrases(
+            texts=[self.esim.texts[row] for row in rows],
+            vectors=self.esim.phrases()[rows],
+            text_vectors=self.esim.interest_texts[self.esim.interest_mask][rows],
+            item_text_vectors=self.esim.item_texts,
+        )
 
     def encode(self, item_seq: Tensor, seq_len: Tensor) -> Tensor:
         """queries (B, K, D) of histories."""

@@ -77,6 +77,18 @@ def rank_cases(
 
 
 @torch.no_grad()
+def queries_of(model: RetrieverModel, cases: EvalCases) -> NDArray[np.float32]:
+    """float32 (n, Q, D): what the model asks for after each case's input."""
+    inputs, table = model.describe_inputs(), model.item_table()
+    found = np.empty((len(cases), inputs.n_queries, inputs.dim), dtype=np.float32)
+    order = np.argsort(cases.inputs.lengths, kind="stable")  # batches of similar length
+    for start in range(0, len(order), 512):
+        rows = order[start : start + 512]
+        found[rows] = _encode(model, table, [cases.inputs[row] for row in rows]).cpu().numpy()
+    return found
+
+
+@torch.no_grad()
 def rank_against(model: RetrieverModel, cases: EvalCases, negatives: NDArray[np.int64]) -> NDArray[np.int64]:
     """0-based ranks of the targets among their own negatives (n, m) alone; a tie counts against the target.
 

@@ -79,7 +79,7 @@ class PhrasesSpec(_Part):
     n_phrases: Annotated[int, Field(ge=1)]
     similarity_floor: Annotated[
         float, Field(ge=-1, le=1, description="least cosine at which a phrase names a query (decision 11)")
-    ] = 0.5
+    ]
 
 
 class Evaluation(_Part):

@@ -15,18 +15,20 @@ from service.artefact.tables import open_table
 
 @dataclass(frozen=True)
 class InterestPhrases:
-    """Row-aligned texts and vectors; a query is named by the phrase nearest to it by cosine."""
+    """Row-aligned texts and vectors; a query is named by the phrase nearest to it by cosine, if it is near enough."""
 
     texts: list[str]  # n_phrases
-    vectors: NDArray[np.float32]  # memory-mapped (n_phrases, dim)
+    vectors: NDArray[np.float32]  # (n_phrases, dim); of an artefact memory-mapped
     similarity_floor: float  # least cosine at which a phrase names a query
 
 
-def write_phrases(folder: Path, texts: list[str], vectors: NDArray[np.float32]) -> None:
-    """Writes both files of `PhrasesSpec` into `folder`."""
-    spec = PhrasesSpec(n_phrases=len(texts))
-    np.save(folder / spec.file, np.ascontiguousarray(vectors, dtype=np.float32))
-    (folder / spec.texts).write_text(json.dumps(texts, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+def write_phrases(folder: Path, phrases: InterestPhrases) -> PhrasesSpec:
+    """Writes both files into `folder`; what the manifest says of them."""
+    spec = PhrasesSpec(n_phrases=len(phrases.texts), similarity_floor=phrases.similarity_floor)
+    np.save(folder / spec.file, np.ascontiguousarray(phrases.vectors, dtype=np.float32))
+    texts = json.dumps(phrases.texts, ensure_ascii=False, indent=0)
+    (folder / spec.texts).write_text(texts + "\n", encoding="utf-8")
+    return spec
 
 
 def read_phrases(folder: Path, spec: PhrasesSpec, dim: int) -> tuple[InterestPhrases | None, list[str]]:

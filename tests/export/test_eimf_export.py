@@ -10,19 +10,25 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
 from export.artefact import write_artefact
 from export.graphs import EncoderGraph
 from export.run import draft_of
 from export.to_onnx import write_encoder
+from models.__main__ import app
 from models.config import parse_config
 from models.data.dataset import read_dataset
 from models.data.splits import user_disjoint
+from models.diversity_table import measure as measure_diversity
+from models.errors import RunError
 from models.evaluate import evaluate
+from models.explanation_control import measure as measure_names
 from models.knowledge.answers_folder import AnswerSet, Checked
 from models.knowledge.encoders import HashEncoder
 from models.knowledge.interests import build_interests
-from models.ranking import rank_cases
+from models.naming import chance_floor
+from models.ranking import queries_of, rank_cases
 from models.runs import Run, load_run
 from models.train import train
 from service.artefact.check import check_report
@@ -165,3 +171,53 @@ def test_a_damaged_phrase_is_refused_and_named(eimf_run: Run, artefact: Path) ->
 def test_an_artefact_without_phrases_is_written_as_before_there_were_any(exported: Path) -> None:
     assert "interest_phrases" not in json.loads((exported / MANIFEST).read_bytes())
     assert open_artefact(exported).phrases is None
+
+
+@pytest.mark.parametrize("eimf_run", ["remi"], indirect=True)
+def test_the_artefact_says_from_which_cosine_on_a_phrase_names_a_query(eimf_run: Run, artefact: Path) -> None:
+    phrases = open_artefact(artefact).phrases
+    assert phrases is not None
+    queries = queries_of(eimf_run.model, eimf_run.split.valid)
+    assert phrases.similarity_floor == chance_floor(queries.reshape(-1, 8), np.array(phrases.vectors))
+
+
+@pytest.mark.parametrize("eimf_run", ["remi"], indirect=True)
+def test_names_of_a_run_are_held_to_shuffled_ones(eimf_run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "control.json"
+    done = CliRunner().invoke(
+        app, ["explain", str(eimf_run.path), "--count", "4", "--shuffles", "5", "--json", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    report = json.loads(out.read_bytes())
+    assert report["n_items"] == 4 * len(eimf_run.split.test)
+    assert report["named_by_phrase"] + report["named_by_category"] == pytest.approx(1)  # every item has one
+    found = report["agreement"]
+    assert found["n"] == round(report["named_by_phrase"] * report["n_items"])
+    assert report["by_floor"][0]["named_by_phrase"] == 1
+    assert report["by_floor"][0]["true"] == pytest.approx(report["by_floor"][0]["n_agree"] / report["n_items"])
+    assert "| as the LLM said |" in done.output
+
+
+@pytest.mark.parametrize("eimf_run", ["remi"], indirect=True)
+def test_diversity_is_measured_on_the_lists_of_the_test_users(eimf_run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "diversity.json"
+    arguments = ["diversity", str(eimf_run.path), "--count", "10", "--value", "0.5", "--value", "1", "--json", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    rows = json.loads(out.read_bytes())["rows"]
+    assert [row["diversity"] for row in rows] == [0, 0.5, 1]
+    evaluated = json.loads((eimf_run.path / "evaluation.json").read_bytes())["test"]["overall"]
+    for metric in ("recall@10", "hr@10", "ndcg@10"):
+        assert rows[0][metric] == pytest.approx(evaluated[metric])
+    assert rows[0]["category_entropy"] <= rows[2]["category_entropy"] == pytest.approx(1)  # odd and even in turn
+    assert "| 0.5 |" in done.output
+
+
+def test_a_run_without_phrases_has_nothing_to_control(run_folder: Path) -> None:
+    with pytest.raises(RunError, match="has no phrases"):
+        measure_names(run_folder, count=4, depth=0, n_shuffles=2, seed=1, console=QUIET)
+
+
+def test_a_diversity_that_is_none_is_refused(run_folder: Path) -> None:
+    with pytest.raises(RunError, match=r"diversity is 1\.5, expected 0 to 1"):
+        measure_diversity(run_folder, count=4, values=[1.5], console=QUIET)

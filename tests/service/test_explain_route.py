@@ -30,6 +30,7 @@ from models.contracts import EncoderInputs
 from service.api.schemas import BatchReply, ModelsReply, RecommendReply
 from service.app import create_app
 from service.artefact.directory import open_artefact
+from service.artefact.phrases import InterestPhrases
 from service.artefact.tables import Catalogue
 from service.inference.engine import LocalEngine
 from service.inference.loader import load
@@ -76,7 +77,7 @@ def two_queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
         catalogue=Catalogue(ITEMS, [None] * 7, CATEGORIES, np.array(COUNTS), np.array([item != "g" for item in ITEMS])),
         write_encoder=lambda folder: write_encoder(graph, folder) and None,
         has_attention=True,
-        phrases=(["odds and ends", "something cold"], np.array([[-1, -1], [0, 7]], np.float32)),
+        phrases=InterestPhrases(["odds and ends", "something cold"], np.array([[-1, -1], [0, 7]], np.float32), 0.5),
     )
     return write_artefact(draft, tmp_path_factory.mktemp("artefacts"))
 
