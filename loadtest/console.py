@@ -93,11 +93,11 @@ def show_capacity(findings: Findings) -> None:
 def show_replay(findings: Findings) -> None:
     found = findings["comparison"]
     k = found["k"]
+    names = [name for name in ("recall", "hr", "ndcg") if f"{name}@{k}" in found["served"]]
     rows = [
-        (where, *(_number(found[where][f"{metric}@{k}"], 6) for metric in ("hr", "ndcg")))
-        for where in ("served", "offline")
+        (where, *(_number(found[where][f"{metric}@{k}"], 6) for metric in names)) for where in ("served", "offline")
     ]
-    _table(("", f"HR@{k}", f"NDCG@{k}"), rows)
+    _table(("", *(f"{name if name == 'recall' else name.upper()}@{k}" for name in names)), rows)
     print(
         f"{found['answered']} of {found['users']} users answered, {found['same_list_share']:.4%} with the same list, "
         f"{found['differing_users']} differ, {found['differing_beyond_ties']} of them beyond ties"
