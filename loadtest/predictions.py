@@ -153,6 +153,11 @@ def list_metrics(items: Sequence[str], wanted: Sequence[str], k: int) -> tuple[f
     return len(ranks) / len(wanted), float(bool(ranks)), sum(1 / math.log2(rank + 1) for rank in ranks) / ideal
 
 
+def metric_head(name: str, k: int) -> str:
+    """A metric as the head of a column."""
+    return f"{name if name == 'recall' else name.upper()}@{k}"
+
+
 def _means(rows: Sequence[tuple[float, float, float]]) -> list[float]:
     means: list[float] = np.array(rows).mean(axis=0).tolist()
     return means
