@@ -25,6 +25,7 @@ from models.config import parse_config
 from models.data.dataset import read_dataset
 from models.data.splits import user_disjoint
 from models.diversity_table import measure as measure_diversity
+from models.diversity_table import topics_of_cases, varied_lists
 from models.errors import RunError
 from models.evaluate import evaluate
 from models.explanation_control import measure as measure_names
@@ -38,9 +39,11 @@ from models.train import train
 from service.artefact.check import check_report
 from service.artefact.directory import open_artefact
 from service.artefact.files import MANIFEST
+from service.features.diversity import diversify, n_candidates
 from service.features.sequence import encode_sequences
 from service.inference.loader import load
 from service.inference.runtime import make_session
+from service.registry import ServedModel
 
 RETRIEVERS = ("comirec-sa", "comirec-dr", "mind", "remi")
 QUIET = Console(quiet=True)
@@ -244,6 +247,20 @@ def test_a_replay_of_the_run_folder_finds_the_evaluated_answer_served(
     assert findings["comparison"]["served"]["recall@10"] == pytest.approx(
         findings["evaluation"]["metrics"]["recall@10"]
     )
+
+
+@pytest.mark.parametrize("diversity", [0.0, 0.4])
+def test_the_service_chooses_the_lists_that_are_measured(eimf_run: Run, artefact: Path, diversity: float) -> None:
+    cases, count = eimf_run.split.test, 5
+    categories = ["", *eimf_run.dataset.item_categories()]
+    ranking = rank_cases(eimf_run.model, cases, top=n_candidates(count))
+    measured = varied_lists(ranking, topics_of_cases(eimf_run.model, cases, ranking, categories), count, diversity)
+    served = ServedModel(load(artefact, intra_op_threads=1, device="cpu"))
+    histories = [cases.inputs[row] for row in range(len(cases))]
+    found = served.search("explain", [history.tolist() for history in histories], n_candidates(count), histories)
+    for row, (items, scores, reading) in enumerate(found):
+        chosen = diversify(scores, served.explainer.topics(reading, items), count, diversity)
+        assert items[chosen].tolist() == measured[row].tolist()
 
 
 def test_a_run_without_phrases_has_nothing_to_control(run_folder: Path) -> None:
