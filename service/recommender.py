@@ -128,8 +128,8 @@ class Recommender:
             answer.reasons.append("empty_history" if not answer.behaviour.items else "short_history")
         elif not answer.degraded:
             history = answer.behaviour.items[-model.manifest.encoder.max_seq_len :]
-            # Twice the count: what the cache keeps must still fill a list when some of it has been seen since.
-            n_kept = min(2 * count, MAX_COUNT)
+            # For the cache twice the count: it must still fill a list when some of it has been seen since.
+            n_kept = min(2 * count, MAX_COUNT) if owner else count
             operation: Operation = "explain" if ask.explain or ask.diversity else "recommend"
             k = n_candidates(count) if ask.diversity else n_kept
             ranked = await self._ask_model(answer, operation, history, k, bulk)

@@ -147,7 +147,7 @@ def check_golden(retriever: Retriever, topk: TopK) -> None:
     name = manifest.golden.file
     try:
         golden = read_golden(retriever.artefact.path / name, manifest)
-        together = retriever.encode(golden.histories)
+        together = retriever.encode_together(golden.histories)
         alone = np.concatenate([retriever.encode([history]) for history in golden.histories])
     except ArtefactError as error:
         raise ArtefactRefused(label, [str(error)]) from error

@@ -8,7 +8,7 @@ import pytest
 from service.artefact.directory import open_artefact
 from service.errors import ArtefactError, UnknownItemIndex
 from service.inference.loader import load
-from service.inference.retriever import Retriever
+from service.inference.retriever import Retriever, split_by_length
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,20 @@ def test_a_history_over_the_limit_keeps_its_newest_items(retriever: Retriever) -
 
 def test_no_histories_give_no_queries(retriever: Retriever) -> None:
     assert retriever.encode([]).shape == (0, 1, 16)
+
+
+def test_short_histories_are_encoded_apart_from_long_ones_where_that_spares_more_than_a_run_costs() -> None:
+    assert split_by_length([]) == [[]]
+    assert split_by_length([1, 50]) == [[0, 1]]  # 49 columns of padding
+    assert split_by_length([50, 1, 1, 2, 3]) == [[1, 2, 3, 4], [0]]  # 4 x 47
+    assert split_by_length([9, 50, 10, 0, 1, 40]) == [[3, 4, 0, 2], [1, 5]]  # 2 x 9 is too little, 4 x 40 is not
+
+
+def test_rows_keep_their_places_when_they_are_encoded_apart(retriever: Retriever) -> None:
+    items = retriever.artefact.items
+    histories = [[1] * 50, *([item] for item in range(1, 11)), [2] * 20 + [7]]
+    assert len(split_by_length([len(history) for history in histories])) == 2
+    np.testing.assert_array_equal(retriever.encode(histories)[:, 0], items[[1, *range(1, 11), 7]])
 
 
 @pytest.mark.parametrize("index", [0, -1, 13])

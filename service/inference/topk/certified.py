@@ -48,7 +48,8 @@ class Selector(Protocol):
 
     expected_hidden: int
 
-    def select(self, queries: NDArray[np.float32]) -> Selection: ...
+    def select(self, queries: NDArray[np.float32], excluded: Sequence[NDArray[np.int64]]) -> Selection:
+        """What the scan finds. It may leave out each row's excluded items, also above its ceiling, and need not."""
 
 
 class CertifiedTopK:
@@ -106,24 +107,27 @@ class CertifiedTopK:
         hidden = np.array([len(indices) for indices in excluded])
         shown = max(1, int(np.count_nonzero(self._available))) / len(self._items)
         wanted = np.ceil((k + np.minimum(hidden, self._selector.expected_hidden)) / shown).astype(np.int64)
-        selection = self._selector.select(queries)
+        selection = self._selector.select(queries, excluded)
         pending = np.arange(len(queries))
         while len(pending):
             shortlist = selection.best(pending, wanted[pending])
-            ranked = self._rank(shortlist.items, queries[pending], k, [excluded[row] for row in pending.tolist()])
-            again = []
-            for row, (items, scores), ceiling in zip(pending.tolist(), ranked, shortlist.ceiling.tolist(), strict=True):
-                if (len(items) == k and scores[-1] > ceiling) or ceiling == -np.inf:
-                    found[places[row]] = items, scores.astype(np.float32)
-                elif ceiling < np.inf:
-                    again.append(row)
-            pending = np.array(again, np.int64)
+            items, exact, counts = self._rank(
+                shortlist.items, queries[pending], k, [excluded[row] for row in pending.tolist()]
+            )
+            ceiling = shortlist.ceiling
+            certified = ceiling == -np.inf
+            if items.shape[1] == k:
+                certified |= (counts == k) & (exact[:, -1] > ceiling)
+            scores = exact.astype(np.float32)
+            for place, row in zip(np.flatnonzero(certified).tolist(), pending[certified].tolist(), strict=True):
+                found[places[row]] = items[place, : counts[place]], scores[place, : counts[place]]
+            pending = pending[~certified & (ceiling < np.inf)]
             wanted[pending] *= _GROWTH
 
     def _rank(
         self, items: NDArray[np.int64], queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Each row's best k of its items (rows, width) that may appear, by exact score."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        """Each row's best k of its items (rows, width) that may appear, by exact score, and how many there are."""
         items = np.sort(items, axis=1)  # and a stable order by score below: ties go to the lowest index
         shown = self._available[items] & (items > 0)
         n_rows = len(self._items)
@@ -138,6 +142,4 @@ class CertifiedTopK:
         exact = np.where(shown, exact_scores(queries.astype(np.float64), self._items[items]), -np.inf)
         order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
         rows = np.arange(len(items))[:, None]
-        items, exact = items[rows, order], exact[rows, order]
-        ends = np.minimum(shown.sum(axis=1), k).tolist()
-        return [(items[row, :end], exact[row, :end]) for row, end in enumerate(ends)]
+        return items[rows, order], exact[rows, order], np.minimum(shown.sum(axis=1), k)

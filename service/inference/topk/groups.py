@@ -6,6 +6,7 @@ nearly exact; every other group whose maximum can reach that floor, give or take
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class GroupSelector:
     def __init__(self, scan: Scan, items: NDArray[np.float32]) -> None:
         self._scan, self._groups = scan, _Groups(items)
 
-    def select(self, queries: NDArray[np.float32]) -> _GroupSelection:
+    def select(self, queries: NDArray[np.float32], excluded: Sequence[NDArray[np.int64]]) -> _GroupSelection:
         return _GroupSelection(self._scan, self._groups, queries)
 
 
