@@ -19,7 +19,13 @@ from loadtest.locust_process import run_locust
 from loadtest.open_loop import run_open_loop
 from loadtest.options import DEFAULT_HOST, Ask, Host, Pace, Scenario, Sessions, flat
 from loadtest.peers.install import app as peers_app
-from loadtest.predictions import check_against_dataset, compare, read_predictions
+from loadtest.predictions import (
+    check_against_dataset,
+    check_against_evaluation,
+    compare,
+    read_evaluation,
+    read_predictions,
+)
 from loadtest.progress import stop_on_interrupt
 from loadtest.replay import Replay, promises, replay
 from loadtest.results import Result, describe_service, process_use, read_process
@@ -193,9 +199,9 @@ def chaos(
 
 @app.command(name="replay")
 def replay_test_set(
-    expected: Annotated[Path, typer.Option(help="predictions.parquet of an evaluated run.")],
+    expected: Annotated[Path, typer.Option(help="Folder of an evaluated run, or its predictions.parquet.")],
     dataset: Annotated[
-        Path | None, typer.Option(help="Dataset folder: checks that the file is its whole leave-one-out test set.")
+        Path | None, typer.Option(help="Dataset folder: also checks that the file is its whole leave-one-out test set.")
     ] = None,
     k: Annotated[int, typer.Option(min=1, max=20, help="Places of the list that are compared.")] = 10,
     tie_tolerance: Annotated[float, typer.Option(help="Score gap up to which two items count as tied.")] = 1e-4,
@@ -210,16 +216,26 @@ def replay_test_set(
 ) -> None:
     """Is the **served answer the evaluated answer**? A whole test set through `/v1/recommend/batch`.
 
-    Compares HR@k, NDCG@k and every user's list with the offline predictions. Exit code 1 when a promise is broken.
+    Compares HR@k, NDCG@k (and recall@k where users have several targets) and every user's list with the offline
+    predictions, and those with the evaluation.json beside them. Exit code 1 when a promise is broken.
 
     Examples:
 
-        python -m loadtest replay --dataset $AFTERGLOW_DATA/amazon_beauty --expected runs/beauty/predictions.parquet
+        python -m loadtest replay --expected runs/beauty-eimf-remi
+
+        python -m loadtest replay --expected runs/beauty --dataset $AFTERGLOW_DATA/amazon_beauty
     """
 
     async def measure() -> Result:
         how = Replay(batch_size, concurrency, budget_ms, scenario, count=k)
         cases = read_predictions(expected, k=k)
+        evaluation = read_evaluation(expected, k=k)
+        evaluated = None if evaluation is None else check_against_evaluation(cases, evaluation, k=k)
+        if dataset is not None and evaluation is not None and evaluation["split"] != "leave_one_out":
+            raise InputError(
+                f"{expected}: was evaluated on split '{evaluation['split']}', --dataset works out leave_one_out alone; "
+                "leave it out, the file is held to its evaluation"
+            )
         coverage = None if dataset is None else check_against_dataset(cases, dataset)
         asked = cases[:limit]
         async with Client(host, max_connections=concurrency) as client:
@@ -232,8 +248,11 @@ def replay_test_set(
         result.findings = {
             "comparison": found,
             "coverage": coverage,
+            "evaluation": evaluated,
             "speed": replayed.speed(),
-            "verdict": promises(found, coverage, n_users=len(cases), min_same_share=min_same_share),
+            "verdict": promises(
+                found, coverage, n_users=len(cases), min_same_share=min_same_share, evaluated=evaluated
+            ),
         }
         return result
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.errors import LoadtestError
+from loadtest.predictions import METRICS, metric_head
 from loadtest.results import Result
 
 T = TypeVar("T")
@@ -93,11 +94,11 @@ def show_capacity(findings: Findings) -> None:
 def show_replay(findings: Findings) -> None:
     found = findings["comparison"]
     k = found["k"]
+    names = [name for name in METRICS if f"{name}@{k}" in found["served"]]
     rows = [
-        (where, *(_number(found[where][f"{metric}@{k}"], 6) for metric in ("hr", "ndcg")))
-        for where in ("served", "offline")
+        (where, *(_number(found[where][f"{metric}@{k}"], 6) for metric in names)) for where in ("served", "offline")
     ]
-    _table(("", f"HR@{k}", f"NDCG@{k}"), rows)
+    _table(("", *(metric_head(name, k) for name in names)), rows)
     print(
         f"{found['answered']} of {found['users']} users answered, {found['same_list_share']:.4%} with the same list, "
         f"{found['differing_users']} differ, {found['differing_beyond_ties']} of them beyond ties"

@@ -12,6 +12,7 @@ from loadtest.html import drawn as _figures
 from loadtest.html import page
 from loadtest.html import table as _table
 from loadtest.html import tiles as _tiles
+from loadtest.predictions import METRICS, metric_head
 
 Document = Mapping[str, Any]
 
@@ -112,9 +113,9 @@ def _capacity_body(result: Document, prefix: str) -> str:
 def _replay_body(result: Document, prefix: str) -> str:
     found = result["comparison"]
     k = found["k"]
+    names = [name for name in METRICS if f"{name}@{k}" in found["served"]]
     rows = [
-        (where, *(_number(found[where][f"{metric}@{k}"], 6) for metric in ("hr", "ndcg")))
-        for where in ("served", "offline")
+        (where, *(_number(found[where][f"{metric}@{k}"], 6) for metric in names)) for where in ("served", "offline")
     ]
     tiles = {
         "users": f"{found['users']:,}",
@@ -130,7 +131,7 @@ def _replay_body(result: Document, prefix: str) -> str:
         if gap
         else ""
     )
-    return _tiles(tiles) + _verdict(result) + _table(("", f"HR@{k}", f"NDCG@{k}"), rows) + note
+    return _tiles(tiles) + _verdict(result) + _table(("", *(metric_head(name, k) for name in names)), rows) + note
 
 
 _BODIES: dict[str, Callable[[Document, str], str]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from loadtest.errors import InputError
 from loadtest.recorder import counts, percentiles
 from loadtest.traffic import MAX_HISTORY
 
+PREDICTIONS = "predictions.parquet"
+METRICS = ("recall", "hr", "ndcg")
+# Offline figures are of float32 scores in other batches and order of summation; a case more or less shows far above.
+_SAME_FIGURE = 1e-6
 _COLUMNS = ("user_id", "target", "history", "items", "scores")
 
 
@@ -30,6 +35,12 @@ class Case:
     history: tuple[str, ...]
     items: tuple[str, ...]  # best first
     scores: tuple[float, ...]  # aligned with items
+    targets: tuple[str, ...] = ()  # all that they did next, where that counts; else `target` alone
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """What a good list holds."""
+        return self.targets or (self.target,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +55,21 @@ class Served:
 
 
 def read_predictions(path: Path, *, k: int) -> list[Case]:
-    """The cases of a `predictions.parquet`, as the offline evaluation wrote it.
+    """The cases of a `predictions.parquet`, or of the run folder it lies in, as the offline evaluation wrote it.
 
     Raises:
         InputError: a column is missing, or a row has fewer than `k` items or as many scores as items is not true.
     """
+    if path.is_dir():
+        path /= PREDICTIONS
     if not path.is_file():
         raise InputError(f"{path} is not a file; expected the predictions.parquet of an evaluated run")
     names = pq.read_schema(path).names
     if missing := [name for name in _COLUMNS if name not in names]:
         raise InputError(f"{path}: has the columns {', '.join(names)}; expected also {', '.join(missing)}")
-    table = pq.read_table(path, columns=list(_COLUMNS))
+    table = pq.read_table(path, columns=[name for name in (*_COLUMNS, "targets") if name in names])
     text = pa.list_(pa.string())
+    targets = pc.cast(table["targets"], text).to_pylist() if "targets" in names else [()] * table.num_rows
     columns = (
         pc.cast(table["user_id"], pa.string()).to_pylist(),
         pc.cast(table["target"], pa.string()).to_pylist(),
@@ -64,13 +78,13 @@ def read_predictions(path: Path, *, k: int) -> list[Case]:
         table["scores"].to_pylist(),
     )
     cases = []
-    for row, (user_id, target, history, items, scores) in enumerate(zip(*columns, strict=True)):
+    for row, (user_id, target, history, items, scores, all_) in enumerate(zip(*columns, targets, strict=True)):
         if len(items) != len(scores) or len(items) < k:
             raise InputError(
                 f"{path}: row {row} (user {user_id!r}) has {len(items)} items and {len(scores)} scores; "
                 f"expected as many of both, and at least {k}"
             )
-        cases.append(Case(user_id, target, tuple(history), tuple(items), tuple(scores)))
+        cases.append(Case(user_id, target, tuple(history), tuple(items), tuple(scores), tuple(all_)))
     if not cases:
         raise InputError(f"{path}: holds no user")
     return cases
@@ -99,13 +113,54 @@ def check_against_dataset(cases: Sequence[Case], folder: Path) -> dict[str, Any]
     return {"users": len(expected), **differences, "complete": not any(differences.values())}
 
 
-def hit_and_gain(items: Sequence[str], target: str, k: int) -> tuple[float, float]:
-    """HR@k and NDCG@k of one list with one relevant item: 1 and 1/log2(rank + 1) if it is in the first k, else 0."""
+def read_evaluation(expected: Path, *, k: int) -> dict[str, Any] | None:
+    """`split` and, where they are told at k, `users` and metrics of the evaluation that wrote the predictions.
+
+    From the evaluation.json beside them; None where there is none.
+
+    Raises:
+        InputError: it is not what an evaluation writes.
+    """
+    path = (expected if expected.is_dir() else expected.parent) / "evaluation.json"
+    if not path.is_file():
+        return None
     try:
-        rank = list(items[:k]).index(target) + 1
-    except ValueError:
-        return 0.0, 0.0
-    return 1.0, 1.0 / math.log2(rank + 1)
+        report = json.loads(path.read_bytes())  # the offline half writes NaN for a group without targets
+        overall = report["test"]["overall"]
+        told = {f"{name}@{k}": overall[f"{name}@{k}"] for name in METRICS if f"{name}@{k}" in overall}
+        return {"split": report["policy"]["split"], "users": overall["n"], "metrics": told}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not the report of an evaluation ({error!r})") from error
+
+
+def check_against_evaluation(cases: Sequence[Case], evaluation: dict[str, Any], *, k: int) -> dict[str, Any]:
+    """How far the predictions are the whole test set that the evaluation tells of: as many cases, the same figures.
+
+    Works for every split: it needs nothing but the run folder. `complete` is None where no figure is told at k.
+    """
+    figures = dict(zip(METRICS, _means([list_metrics(case.items, case.wanted, k) for case in cases]), strict=True))
+    gaps = {name: abs(figures[name.partition("@")[0]] - told) for name, told in evaluation["metrics"].items()}
+    same = max(gaps.values()) <= _SAME_FIGURE and len(cases) == evaluation["users"] if gaps else None
+    return {**evaluation, "found_users": len(cases), "largest_gap": max(gaps.values(), default=None), "complete": same}
+
+
+def list_metrics(items: Sequence[str], wanted: Sequence[str], k: int) -> tuple[float, float, float]:
+    """Recall@k, HR@k and NDCG@k of one list: the share of the wanted items among its first k; whether any is; and the
+    sum of 1/log2(rank + 1) over them, divided by that of min(wanted, k) items in the first places.
+    """
+    ranks = [rank for rank, item in enumerate(items[:k], start=1) if item in wanted]
+    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(len(wanted), k) + 1))
+    return len(ranks) / len(wanted), float(bool(ranks)), sum(1 / math.log2(rank + 1) for rank in ranks) / ideal
+
+
+def metric_head(name: str, k: int) -> str:
+    """A metric as the head of a column."""
+    return f"{name if name == 'recall' else name.upper()}@{k}"
+
+
+def _means(rows: Sequence[tuple[float, float, float]]) -> list[float]:
+    means: list[float] = np.array(rows).mean(axis=0).tolist()
+    return means
 
 
 def compare(cases: Sequence[Case], replies: Sequence[Served], *, k: int, tie_tolerance: float) -> dict[str, Any]:
@@ -115,16 +170,18 @@ def compare(cases: Sequence[Case], replies: Sequence[Served], *, k: int, tie_tol
     apart than `tie_tolerance`: float arithmetic of another batch may then order them either way.
     """
     answered = [(case, reply) for case, reply in zip(cases, replies, strict=True) if reply.status == 200]
-    metrics = np.array(
-        [
-            (*hit_and_gain(reply.items, case.target, k), *hit_and_gain(case.items, case.target, k))
-            for case, reply in answered
-        ]
-    ).reshape(-1, 4)
+    served = [list_metrics(reply.items, case.wanted, k) for case, reply in answered]
+    offline = [list_metrics(case.items, case.wanted, k) for case, _ in answered]
+    # Of one wanted item, recall is the hit rate.
+    names = METRICS if any(len(case.wanted) > 1 for case in cases) else METRICS[1:]
     gaps = [gap for case, reply in answered if (gap := list_gap(case, reply, k)) is not None]
     shared = [abs(score - expected) for case, reply in answered for score, expected in _common_scores(case, reply, k)]
     n = len(answered)
-    served_hr, served_ndcg, offline_hr, offline_ndcg = metrics.mean(axis=0).tolist() if n else [None] * 4
+
+    def figures(lists: list[tuple[float, float, float]]) -> dict[str, float | None]:
+        means = dict(zip(METRICS, _means(lists) if n else [None] * 3, strict=True))
+        return {f"{name}@{k}": means[name] for name in names}
+
     return {
         "users": len(cases),
         "answered": n,
@@ -132,8 +189,8 @@ def compare(cases: Sequence[Case], replies: Sequence[Served], *, k: int, tie_tol
         "tiers": counts(np.array([reply.tier for _, reply in answered])),
         "degraded": sum(reply.degraded for _, reply in answered),
         "k": k,
-        "served": {f"hr@{k}": served_hr, f"ndcg@{k}": served_ndcg},
-        "offline": {f"hr@{k}": offline_hr, f"ndcg@{k}": offline_ndcg},
+        "served": figures(served),
+        "offline": figures(offline),
         "same_list_share": (n - len(gaps)) / n if n else 0.0,
         "same_set_share": sum(set(c.items[:k]) == set(r.items[:k]) for c, r in answered) / n if n else 0.0,
         "differing_users": len(gaps),

@@ -106,19 +106,27 @@ async def replay(client: Client, cases: Sequence[Case], how: Replay, *, stop: as
 
 
 def promises(
-    found: dict[str, Any], coverage: dict[str, Any] | None, *, n_users: int, min_same_share: float
+    found: dict[str, Any],
+    coverage: dict[str, Any] | None,
+    *,
+    n_users: int,
+    min_same_share: float,
+    evaluated: dict[str, Any] | None = None,
 ) -> dict[str, bool]:
     """The promises of a replay, each kept or not.
 
     Args:
         found: of `compare`; coverage: of `check_against_dataset`, None where no dataset was given.
         n_users: users in the prediction file; fewer replayed ones are not the whole test set.
+        evaluated: of `check_against_evaluation`, None where the file lies beside no evaluation.
     """
     kept = {
         "every user answered by the model": found["tiers"] == {"model": n_users} and not found["degraded"],
         f"same list for {min_same_share:.1%} of the users": found["same_list_share"] >= min_same_share,
         "lists differ at score ties only": found["differing_beyond_ties"] == 0,
     }
+    if evaluated is not None and evaluated["complete"] is not None:
+        kept["the file gives the figures of its evaluation"] = evaluated["complete"]
     if coverage is not None:
         kept["the file is the whole test set of the dataset"] = coverage["complete"]
     return kept

@@ -46,17 +46,13 @@ def measure(folder: Path, *, count: int, values: Sequence[float], console: Conso
     with bar(console) as progress:
         task = progress.add_task("ranking the whole catalogue", total=len(cases))
         ranking = rank_cases(model, cases, top=pool, on_progress=lambda n: progress.advance(task, n))
-        topics = _topics(model, cases, ranking, categories)
+        topics = topics_of_cases(model, cases, ranking, categories)
         task = progress.add_task("choosing lists", total=len(wanted) * len(cases))
         rows: list[dict[str, Any]] = []
         plain: NDArray[np.float64] | None = None
         for diversity in wanted:
-            lists = np.zeros((len(cases), count), dtype=np.int64)
-            for row, (scores, own, items) in enumerate(zip(ranking.scores, topics, ranking.items, strict=True)):
-                n = int(np.isfinite(scores).sum())  # of a small catalogue the candidates end with what was seen
-                chosen = items[diversify(scores[:n], own[:n], count, diversity)]
-                lists[row, : len(chosen)] = chosen
-                progress.advance(task)
+            lists = varied_lists(ranking, topics, count, diversity)
+            progress.advance(task, len(cases))
             ranks = _ranks_within(lists, cases)
             ndcg = case_values(f"ndcg@{count}", ranks, cases.rows)
             plain = ndcg if plain is None else plain
@@ -81,6 +77,18 @@ def measure(folder: Path, *, count: int, values: Sequence[float], console: Conso
     }
 
 
+def varied_lists(
+    ranking: Ranking, topics: Sequence[NDArray[np.int64]], count: int, diversity: float
+) -> NDArray[np.int64]:
+    """int64 (n, count): item indices in the order of each list, 0 where too few items are left."""
+    lists = np.zeros((len(ranking.items), count), dtype=np.int64)
+    for row, (scores, own, items) in enumerate(zip(ranking.scores, topics, ranking.items, strict=True)):
+        n = int(np.isfinite(scores).sum())  # of a small catalogue the candidates end with what was seen
+        chosen = items[diversify(scores[:n], own[:n], count, diversity)]
+        lists[row, : len(chosen)] = chosen
+    return lists
+
+
 def as_markdown(report: dict[str, Any]) -> str:
     """One row a value of diversity."""
     first = report["rows"][0]
@@ -102,9 +110,10 @@ def as_markdown(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{told} candidates."]) + "\n"
 
 
-def _topics(
+def topics_of_cases(
     model: RetrieverModel, cases: EvalCases, ranking: Ranking, categories: Sequence[str]
 ) -> list[NDArray[np.int64]]:
+    """Per case the topic of each of its ranked items; `categories` by item index, '' for none."""
     table, queries = model.item_table().detach().cpu().numpy(), queries_of(model, cases)
     return [
         topics_of([categories[item] for item in items], winning_queries(own, table[items]))

@@ -13,7 +13,7 @@ from rich.console import Console
 from models.data.dataset import read_dataset
 from models.data.splits import SPLITS
 from models.errors import KnowledgeError
-from models.knowledge import answer_commands, hidden_options, interest_commands
+from models.knowledge import answer_commands, hidden_options, intent_commands, interest_commands
 from models.knowledge import endpoint_options as options
 from models.knowledge.answer_cache import AnswerCache, default_cache
 from models.knowledge.answers_folder import answers_provenance
@@ -39,6 +39,8 @@ app.command("ask")(answer_commands.ask)
 app.command("ingest")(answer_commands.ingest)
 app.command("exemplars")(interest_commands.exemplars)
 app.command("interests")(interest_commands.interests)
+app.command("prefixes")(intent_commands.prefixes)
+app.command("intents")(intent_commands.intents)
 app.command("hidden")(hidden)
 
 

@@ -45,8 +45,8 @@ def exemplars(
     console = stderr_console()
     with exit_codes("nothing was written", console):
         read = read_dataset(dataset)
-        split_of = SPLITS[_known(split)](read)
-        chosen = _encoder(encoder)
+        split_of = SPLITS[known_split(split)](read)
+        chosen = text_encoder(encoder)
         with reporting(console, "titles", "tokens") as report:
             titles = encode_unique(chosen, read.item_titles(), report).vectors
         features = user_features(titles, split_of.train)
@@ -90,20 +90,22 @@ def interests(
     console = stderr_console()
     with exit_codes(KEPT, console):
         read = read_dataset(dataset)
-        split_of = SPLITS[_known(split)](read)
+        split_of = SPLITS[known_split(split)](read)
         told = build_interests(
-            read, split_of, load_answers(answers), out, _encoder(encoder), console, answers_split=answers_split
+            read, split_of, load_answers(answers), out, text_encoder(encoder), console, answers_split=answers_split
         )
         console.print(f"{out}: {json.dumps(told['answers'])}")
 
 
-def _known(split: str) -> str:
+def known_split(split: str) -> str:
+    """The name itself, KnowledgeError if there is no such split."""
     if split not in SPLITS:
         raise KnowledgeError(f"split {split!r} is unknown, expected one of {', '.join(SPLITS)}")
     return split
 
 
-def _encoder(name: str) -> TextEncoder:
+def text_encoder(name: str) -> TextEncoder:
+    """The encoder that `--encoder` names."""
     if name == "hash":
         return HashEncoder()
     if name == "minilm":

@@ -97,7 +97,7 @@ class Engine(Protocol):
         *,
         bulk: bool = False,
     ) -> Ranked:
-        """What the model says of `row`: history or seeds, item indices, at least one of them the model's.
+        """What the model says of `row`: item indices of the model, a history (which may be empty) or seeds.
 
         A caller that is cancelled leaves the queue.
 

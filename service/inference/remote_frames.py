@@ -182,7 +182,9 @@ def unpack_ask(payload: memoryview) -> Ask:
     """
     id_, model, operation, bulk, k, n_row, n_excluded, granted_ms, ends_at = _fixed(_ASK, payload, "ASK")
     _ends(payload, _ASK.size + 4 * (n_row + n_excluded), "ASK")
-    if operation >= len(_OPERATIONS) or bulk > 1 or not 1 <= k <= MAX_K or n_row < 1:
+    # A history may be empty: there are models that need none.
+    is_empty = n_row < 1 and operation == _OPERATIONS.index("similar")
+    if operation >= len(_OPERATIONS) or bulk > 1 or not 1 <= k <= MAX_K or is_empty:
         raise FrameError(f"an ASK with operation {operation}, bulk {bulk}, k {k} and a row of {n_row}")
     if not (math.isfinite(ends_at) and math.isfinite(granted_ms)):
         raise FrameError("an ASK whose deadline is not a number")

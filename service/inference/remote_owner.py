@@ -162,7 +162,7 @@ class _Front(asyncio.Protocol):
         if ask.model >= len(self._owner.models):
             raise FrameError(f"an ASK for model {ask.model}, there are {len(self._owner.models)}")
         model = self._owner.models[ask.model]
-        if min(ask.row) < 1 or max(ask.row) > model.n_items:
+        if ask.row and (min(ask.row) < 1 or max(ask.row) > model.n_items):
             raise FrameError(f"an ASK with items {min(ask.row)} to {max(ask.row)} of {model.n_items}")
         return model
 

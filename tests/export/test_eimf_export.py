@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,13 @@ from export.artefact import write_artefact
 from export.graphs import EncoderGraph
 from export.run import draft_of
 from export.to_onnx import write_encoder
+from loadtest.cli import app as loadtest
 from models.__main__ import app
 from models.config import parse_config
 from models.data.dataset import read_dataset
 from models.data.splits import user_disjoint
 from models.diversity_table import measure as measure_diversity
+from models.diversity_table import topics_of_cases, varied_lists
 from models.errors import RunError
 from models.evaluate import evaluate
 from models.explanation_control import measure as measure_names
@@ -34,9 +39,11 @@ from models.train import train
 from service.artefact.check import check_report
 from service.artefact.directory import open_artefact
 from service.artefact.files import MANIFEST
+from service.features.diversity import diversify, n_candidates
 from service.features.sequence import encode_sequences
 from service.inference.loader import load
 from service.inference.runtime import make_session
+from service.registry import ServedModel
 
 RETRIEVERS = ("comirec-sa", "comirec-dr", "mind", "remi")
 QUIET = Console(quiet=True)
@@ -211,6 +218,49 @@ def test_diversity_is_measured_on_the_lists_of_the_test_users(eimf_run: Run, tmp
         assert rows[0][metric] == pytest.approx(evaluated[metric])
     assert rows[0]["category_entropy"] <= rows[2]["category_entropy"] == pytest.approx(1)  # odd and even in turn
     assert "| 0.5 |" in done.output
+
+
+@pytest.mark.parametrize("eimf_run", ["remi"], indirect=True)
+def test_a_replay_of_the_run_folder_finds_the_evaluated_answer_served(
+    eimf_run: Run, artefact: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "service", "serve", "--artefacts", str(artefact.parents[1]), "--port", "0"]
+    service = subprocess.Popen(
+        [*command, "--state-dir", str(tmp_path / "state")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert service.stdout is not None
+        found = (re.search(r"curl -s (http://[^/]+)/", line) for line in service.stdout)
+        base = next(match[1] for match in found if match)
+        out = tmp_path / "replay.json"
+        arguments = ["replay", "--host", base, "--expected", str(eimf_run.path), "--out", str(out)]
+        done = CliRunner().invoke(loadtest, arguments)
+    finally:
+        service.terminate()
+        service.communicate(timeout=30)
+    assert done.exit_code == 0, done.output
+    findings = json.loads(out.read_bytes())
+    assert findings["comparison"]["users"] == len(eimf_run.split.test)
+    assert findings["comparison"]["differing_users"] == 0
+    assert findings["evaluation"]["split"] == "user_disjoint"
+    assert set(findings["verdict"]) >= {"the file gives the figures of its evaluation"}
+    assert findings["comparison"]["served"]["recall@10"] == pytest.approx(
+        findings["evaluation"]["metrics"]["recall@10"]
+    )
+
+
+@pytest.mark.parametrize("diversity", [0.0, 0.4])
+def test_the_service_chooses_the_lists_that_are_measured(eimf_run: Run, artefact: Path, diversity: float) -> None:
+    cases, count = eimf_run.split.test, 5
+    categories = ["", *eimf_run.dataset.item_categories()]
+    ranking = rank_cases(eimf_run.model, cases, top=n_candidates(count))
+    measured = varied_lists(ranking, topics_of_cases(eimf_run.model, cases, ranking, categories), count, diversity)
+    served = ServedModel(load(artefact, intra_op_threads=1, device="cpu"))
+    histories = [cases.inputs[row] for row in range(len(cases))]
+    found = served.search("explain", [history.tolist() for history in histories], n_candidates(count), histories)
+    for row, (items, scores, reading) in enumerate(found):
+        chosen = diversify(scores, served.explainer.topics(reading, items), count, diversity)
+        assert items[chosen].tolist() == measured[row].tolist()
 
 
 def test_a_run_without_phrases_has_nothing_to_control(run_folder: Path) -> None:

@@ -261,7 +261,7 @@ def test_a_question_with_an_impossible_field_is_refused(field: str, at: int, lay
 
 
 def test_a_question_about_nothing_is_refused() -> None:
-    empty = pack_ask(1, 0, "recommend", [], 5, np.array([4]), Deadline(50, 0, 1), bulk=False)
+    empty = pack_ask(1, 0, "similar", [], 5, np.array([4]), Deadline(50, 0, 1), bulk=False)
     with pytest.raises(FrameError, match="a row of 0"):
         unpack_ask(only(empty)[1])
 

@@ -32,6 +32,7 @@ def shops() -> Dataset:
             "timestamp": 1000 * place + 50 * user,
             "scenario": ("lamps", "chairs")[(user + place) % 3 == 0],
             "session_id": f"{user}-{place // 3}",
+            "split": {3: "valid", 7: "test"}.get(user, "train"),
         }
         for user in range(N_USERS)
         for place in range(user + 4)

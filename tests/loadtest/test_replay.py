@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from http_stand_in import FakeService
+from typer.testing import CliRunner
 
+from loadtest.cli import app
 from loadtest.client import Client
 from loadtest.errors import InputError, ServiceError
-from loadtest.predictions import Case, Served, check_against_dataset, compare, hit_and_gain, list_gap, read_predictions
+from loadtest.predictions import (
+    Case,
+    Served,
+    check_against_dataset,
+    check_against_evaluation,
+    compare,
+    list_gap,
+    list_metrics,
+    read_evaluation,
+    read_predictions,
+)
 from loadtest.replay import Replay, promises, replay
+
+ONE: Any = {"n_users": 1, "min_same_share": 1.0}
 
 
 def case(items: str = "abcd", scores: tuple[float, ...] = (4.0, 3.0, 2.0, 1.0), target: str = "b") -> Case:
@@ -25,10 +40,65 @@ def served(items: str, scores: tuple[float, ...] = (4.0, 3.0, 2.0)) -> Served:
 
 
 @pytest.mark.parametrize(
-    ("target", "expected"), [("a", (1, 1)), ("b", (1, 1 / math.log2(3))), ("c", (1, 0.5)), ("d", (0, 0)), ("x", (0, 0))]
+    ("wanted", "expected"),
+    [
+        ("a", (1, 1, 1)),
+        ("b", (1, 1, 1 / math.log2(3))),
+        ("c", (1, 1, 0.5)),
+        ("d", (0, 0, 0)),
+        ("x", (0, 0, 0)),
+        # Two of four found, in places 1 and 3; no more than three places to fill.
+        ("acdx", (0.5, 1, 1.5 / (1.5 + 1 / math.log2(3)))),
+        ("bx", (0.5, 1, (1 / math.log2(3)) / (1 + 1 / math.log2(3)))),
+    ],
 )
-def test_hit_and_gain_by_hand(target: str, expected: tuple[float, float]) -> None:
-    assert hit_and_gain("abcd", target, 3) == pytest.approx(expected)
+def test_metrics_of_a_list_by_hand(wanted: str, expected: tuple[float, float, float]) -> None:
+    assert list_metrics("abcd", list(wanted), 3) == pytest.approx(expected)
+
+
+def test_users_with_several_targets_have_a_recall_as_well() -> None:
+    both = Case("u", "a", ("h",), tuple("abcd"), (4.0, 3.0, 2.0, 1.0), targets=("a", "x"))
+    found = compare([both], [served("abc")], k=3, tie_tolerance=0)
+    assert found["served"] == found["offline"]
+    assert (found["served"]["recall@3"], found["served"]["hr@3"]) == (0.5, 1.0)
+
+
+def evaluation_of(n: int, **metrics: float) -> str:
+    overall = {"n": n, **{name.replace("_", "@"): value for name, value in metrics.items()}}
+    return json.dumps({"policy": {"split": "user_disjoint"}, "test": {"overall": overall}})
+
+
+def test_predictions_are_held_to_the_evaluation_beside_them(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "predictions.parquet", targets=[["a", "x"]])
+    (only,) = read_predictions(tmp_path, k=2)
+    assert only.wanted == ("a", "x")
+    gain = 1 / (1 + 1 / math.log2(3))
+    (tmp_path / "evaluation.json").write_text(evaluation_of(1, recall_2=0.5, hr_2=1.0, ndcg_2=gain, recall_50=0.9))
+    evaluation = read_evaluation(tmp_path, k=2)
+    assert evaluation == read_evaluation(tmp_path / "predictions.parquet", k=2)
+    assert evaluation is not None
+    assert (evaluation["split"], evaluation["users"]) == ("user_disjoint", 1)
+    checked = check_against_evaluation([only], evaluation, k=2)
+    assert checked["complete"] is True
+    assert promises(compare([only], [served("ab", (2.0, 1.0))], k=2, tie_tolerance=0), None, **ONE, evaluated=checked)[
+        "the file gives the figures of its evaluation"
+    ]
+
+
+@pytest.mark.parametrize("told", [{"n": 2, "recall_2": 0.5}, {"n": 1, "recall_2": 0.4}])
+def test_predictions_of_another_evaluation_are_told_apart(tmp_path: Path, told: dict[str, Any]) -> None:
+    write_predictions(tmp_path / "predictions.parquet", targets=[["a", "x"]])
+    (tmp_path / "evaluation.json").write_text(evaluation_of(**told))
+    evaluation = read_evaluation(tmp_path, k=2)
+    assert evaluation is not None
+    assert check_against_evaluation(read_predictions(tmp_path, k=2), evaluation, k=2)["complete"] is False
+
+
+def test_a_run_without_an_evaluation_is_replayed_by_its_predictions_alone(tmp_path: Path) -> None:
+    assert read_evaluation(tmp_path, k=2) is None
+    (tmp_path / "evaluation.json").write_text("{}")
+    with pytest.raises(InputError, match="is not the report of an evaluation"):
+        read_evaluation(tmp_path, k=2)
 
 
 def test_the_same_list_has_no_gap() -> None:
@@ -176,3 +246,11 @@ async def test_a_call_that_fails_as_a_whole_says_so(fake_service: FakeService) -
 def test_a_batch_beyond_the_services_limit_is_refused() -> None:
     with pytest.raises(InputError, match=r"expected 1\.\.256"):
         Replay(batch_size=257)
+
+
+def test_a_dataset_cannot_tell_the_test_set_of_another_split(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "predictions.parquet", items=[list("abcdefghij")], scores=[[1.0] * 10])
+    (tmp_path / "evaluation.json").write_text(evaluation_of(1, recall_10=0.5))
+    done = CliRunner().invoke(app, ["replay", "--expected", str(tmp_path), "--dataset", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "was evaluated on split 'user_disjoint', --dataset works out leave_one_out alone" in done.output

@@ -172,6 +172,13 @@ async def test_a_model_that_tells_nothing_of_itself_is_not_spoken_for(asked: Ask
     assert [item["explanation"] for item in reply["items"]] == [{"query": 0}] * 3
 
 
+async def test_a_model_that_needs_no_history_is_asked_without_one(asked: Asked) -> None:
+    reply = await asked.recommend(scenario="counts", explain=True)
+
+    assert (ids(reply), reply["served"]["tier"]) == (["c", "a", "d"], "model")
+    assert [item["explanation"] for item in reply["items"]] == [{"query": 0}] * 3
+
+
 async def test_lower_tiers_have_no_reasons_and_say_so(asked: Asked) -> None:
     await asked.post("/v1/events", {"events": [{"type": "view", "item_id": "a", "user_id": "u1"}]})
     good = await asked.recommend(user_id="u1", explain=True, diversity=0.5)

@@ -39,25 +39,40 @@ def _questions(dataset: Dataset, split: Split, options: Options) -> list[Questio
     """Two questions per prefix that a training click follows; `options.limit` counts prefixes."""
     titles = titles_of(dataset, MAX_TITLE_CHARS)
     prefixes = [
-        (f"{about}:prefix:{cut}", items[:cut])
-        for about, items in _training_sessions(dataset, split, options)
+        (about, items[:cut])
+        for session, items in training_sessions(dataset, split, options)
         for cut in range(1, len(items))
+        for about in [prefix_name(session, cut)]
+        if options.prefixes is None or about in options.prefixes
     ]
-    questions = []
-    for about, items in sampled(prefixes, options):
-        # The same window of clicks whatever has a title, so that a prefix means the same as in training.
-        shown = [titles[item] for item in items[-N_SHOWN:] if titles[item]]
-        if shown:
-            listed = numbered(shown)
-            questions += [
-                Question(view, about, template.text.format(goods=options.goods, titles=listed))
-                for view, template in VIEWS.items()
-            ]
-    return questions
+    return [
+        question
+        for about, items in sampled(prefixes, options)
+        for question in prefix_questions(about, items, titles, options.goods)
+    ]
 
 
-def _training_sessions(dataset: Dataset, split: Split, options: Options) -> Iterator[tuple[str, list[int]]]:
-    """Each training session, items oldest first; a whole user where the split does not know of sessions."""
+def prefix_name(session: str, cut: int) -> str:
+    """What a question is `about`: the first `cut` clicks of a session of `training_sessions`."""
+    return f"{session}:prefix:{cut}"
+
+
+def prefix_questions(about: str, items: list[int], titles: list[str], goods: str) -> list[Question]:
+    """Both views' questions about the clicks `items`; none where no shown click has a title.
+
+    Args:
+        titles: by item index, from `titles_of(dataset, MAX_TITLE_CHARS)`.
+    """
+    # The same window of clicks whatever has a title, so that a prefix means the same as in training.
+    shown = [titles[item] for item in items[-N_SHOWN:] if titles[item]]
+    if not shown:
+        return []
+    listed = numbered(shown)
+    return [Question(view, about, template.text.format(goods=goods, titles=listed)) for view, template in VIEWS.items()]
+
+
+def training_sessions(dataset: Dataset, split: Split, options: Options) -> Iterator[tuple[str, list[int]]]:
+    """Name and items, oldest first, of each training session; a whole user where the split knows of no sessions."""
     users = chosen_users(dataset, options)
     if split.name != "by_session" or dataset.session_ids is None:
         for user in users:

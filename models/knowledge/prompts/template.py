@@ -53,6 +53,7 @@ class Options:
     seed: int = 7
     goods: str = "products"  # what is sold, as in "These are the ... one customer bought"
     descriptions: Mapping[str, str] = field(default_factory=dict)  # scenario name -> what it sells
+    prefixes: frozenset[str] | None = None  # llm4sbr: only these, named as its questions are `about` them
 
 
 @dataclass(frozen=True)
