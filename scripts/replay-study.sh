@@ -32,8 +32,9 @@ for artefact in "$artefacts"/*/; do
     [ -f "$replays/$name.json" ] && continue
     echo "replay $name"
     # What a dataset says of its test set can be worked out for leave-one-out alone; every run is held to its evaluation.
+    split=$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["policy"]["split"])' "$study/runs/$name/evaluation.json")
     whole=()
-    grep -q '"split": "leave_one_out"' "$study/runs/$name/evaluation.json" && whole=(--dataset "$dataset")
+    [ "$split" != leave_one_out ] || whole=(--dataset "$dataset")
     "$python" -m loadtest replay --host "http://127.0.0.1:$port" --scenario "$name" --expected "$study/runs/$name" \
         "${whole[@]}" --out "$replays/$name.json" || failed=1
 done

@@ -263,6 +263,27 @@ def test_the_service_chooses_the_lists_that_are_measured(eimf_run: Run, artefact
         assert items[chosen].tolist() == measured[row].tolist()
 
 
+def test_what_is_said_of_an_item_is_true_of_it(eimf_run: Run, artefact: Path) -> None:
+    """Its query gives it its score, what weighs most is of the history, and a named phrase is near enough."""
+    model = ServedModel(load(artefact, intra_op_threads=1, device="cpu"))
+    phrases = model.artefact.phrases
+    assert phrases is not None
+    histories = [[3], [1, 2, 3, 2], [5, 6, 7, 8, 9]]
+    found = model.search("explain", histories, 6, [np.empty(0, np.int64)] * 3)
+    for history, (items, scores, reading) in zip(histories, found, strict=True):
+        for item, score, told in zip(items, scores, model.explainer.explain(reading, history, items), strict=True):
+            assert reading.queries[told.query] @ model.artefact.items[item] == pytest.approx(float(score), abs=1e-5)
+            assert told.because is not None
+            assert told.because.item_index in history
+            assert 1 / len(history) - 1e-5 <= told.because.weight <= 1 + 1e-5  # the most of weights that sum to 1
+            assert told.interest is not None
+            if told.interest.similarity is None:
+                assert told.interest.text == model.artefact.categories[item]
+            else:
+                assert told.interest.text in phrases.texts
+                assert told.interest.similarity >= phrases.similarity_floor
+
+
 def test_a_run_without_phrases_has_nothing_to_control(run_folder: Path) -> None:
     with pytest.raises(RunError, match="has no phrases"):
         measure_names(run_folder, count=4, depth=0, n_shuffles=2, seed=1, console=QUIET)
