@@ -77,6 +77,56 @@ class AttentiveModel(RetrieverModel, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class RankerInputs:
+    """How a ranker wants to be asked; the manifest's `ranker` block is filled from it."""
+
+    kind: str
+    paper: str | None
+    padding: Literal["left", "right"]
+    max_seq_len: int
+    dim: int  # of an item row
+    z_size: int  # 0: the model has no user level and takes no z
+
+
+class ServedRanker(Protocol):
+    """The part of a ranker that is served, everything that is constant by then multiplied out; a torch module."""
+
+    def __call__(
+        self,
+        history: Tensor,
+        seq_len: Tensor,
+        scenario_index: Tensor,
+        candidates: Tensor,
+        user_z: Tensor | None = None,
+        has_user_z: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, C) of rows of candidates (B, C, dim) after rows of a history (B, L, dim).
+
+        Where has_user_z (B,) is 0, z is predicted from the history and user_z (B, z_size) is not read.
+        """
+        ...
+
+
+@runtime_checkable
+class RankerModel(Protocol):
+    """A model that orders candidates for a user in a scenario. B requests, L length, C candidates."""
+
+    def describe_ranker(self) -> RankerInputs: ...
+
+    def item_table(self) -> Tensor:
+        """float32 (n_items + 1, dim): everything known of an item folded into one row; row 0 is padding."""
+        ...
+
+    def served(self) -> nn.Module:
+        """A `ServedRanker`."""
+        ...
+
+    def told_users(self) -> tuple[Tensor, Tensor]:
+        """Rows of the users (n,) whom an LLM told of, ascending, and their z (n, z_size)."""
+        ...
+
+
 class Curriculum(Protocol[Batch]):
     """What one model is trained on. Holds the model; the trainer owns the optimiser, the epochs and the checkpoint.
 

@@ -44,7 +44,7 @@ def render_page(report: dict[str, Any], curve: list[dict[str, Any]], plots: list
     title = html.escape(f"{report['run']} on {report['dataset']['name']}")
     policy = "; ".join(f"{key} = {value}" for key, value in report["policy"].items())
     sections = [
-        f"<h1>{title}</h1><p>Test targets ranked against the whole catalogue. {html.escape(policy)}.</p>",
+        f"<h1>{title}</h1><p>Held-out cases: {html.escape(policy)}.</p>",
         _table("Held-out metrics", report["test"]),
     ]
     if "sampled" in report:

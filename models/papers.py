@@ -6,7 +6,13 @@ from typing import Final
 
 from models.contracts import Paper
 from models.eimf_training import EIMFPaper
+from models.llm4msr_training import LLM4MSRPaper
 from models.llm_esr_training import LLMESRPaper
 from models.sessions.training import SessionPaper
 
-PAPERS: Final[dict[str, Paper]] = {"llm-esr": LLMESRPaper(), "eimf": EIMFPaper(), "session": SessionPaper()}
+PAPERS: Final[dict[str, Paper]] = {
+    "llm-esr": LLMESRPaper(),
+    "eimf": EIMFPaper(),
+    "session": SessionPaper(),
+    "llm4msr": LLM4MSRPaper(),
+}

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.data.dataset import read_dataset
-from models.data.filters import filter_tables
+from models.data.filters import filter_tables, on_one_clock
 from models.data.folder import check_writable, read_tables, write_dataset
 from models.data.importers.cli import app as import_app
 from models.data.sample_shop import generate
@@ -77,6 +77,27 @@ def filter_(
         check_writable(out, force=force)
         tables = read_tables(source)
         kept = filter_tables(tables, user_core, item_core, iterate=not single_pass)
+        write_dataset(out, kept.interactions, kept.items, kept.users, impressions=kept.impressions)
+        typer.echo(f"kept {kept.interactions.num_rows:,} of {tables.interactions.num_rows:,} interactions in {out}")
+
+
+@app.command("scenarios")
+def scenarios(
+    source: Annotated[Path, typer.Argument(help="Dataset folder to read.")],
+    out: Annotated[Path, typer.Argument(help="Dataset folder to write.")],
+    keep: Annotated[list[str], typer.Option(help="Scenario to keep, once for each.")],
+    force: Force = False,
+) -> None:
+    """Keep some scenarios, in the order of one clock, and the users who are in all of them.
+
+    Scenarios that were ordered each by itself can then be cut at one moment of a user's time.
+
+    Example: `python -m models data scenarios three_shops two_shops --keep beauty --keep sports`
+    """
+    with exit_codes("nothing was written"):
+        check_writable(out, force=force)
+        tables = read_tables(source)
+        kept = on_one_clock(tables, keep)
         write_dataset(out, kept.interactions, kept.items, kept.users, impressions=kept.impressions)
         typer.echo(f"kept {kept.interactions.num_rows:,} of {tables.interactions.num_rows:,} interactions in {out}")
 

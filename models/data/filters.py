@@ -1,6 +1,8 @@
-"""Keeps the interactions of users and items that occur often enough, by counting once or until nothing changes."""
+"""Keeps the interactions of users and items that occur often enough, or those of some scenarios on one clock."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +67,48 @@ def filter_tables(tables: Tables, user_core: int, item_core: int, *, iterate: bo
         interactions=interactions,
         items=None if tables.items is None else _having(tables.items, "item_id", interactions),
         users=None if tables.users is None else _having(tables.users, "user_id", interactions),
+        impressions=shown,
+    )
+
+
+def on_one_clock(tables: Tables, scenarios: Sequence[str]) -> Tables:
+    """The interactions of `scenarios`, in order of time, of users who are in all of them.
+
+    A `position` that counts within a scenario orders nothing across scenarios: it decides among events of one user, one
+    scenario and one time, and is dropped.
+
+    Raises:
+        DatasetError: a scenario is unknown, an event has no time, or no user is in all the scenarios.
+    """
+    events = tables.interactions
+    known = set(events.column("scenario").to_pylist()) if "scenario" in events.column_names else set()
+    if foreign := sorted(set(scenarios) - known):
+        raise DatasetError(f"scenario {', '.join(foreign)} is unknown, expected some of {', '.join(sorted(known))}")
+    events = events.filter(pc.is_in(events.column("scenario").cast(pa.string()), value_set=pa.array(scenarios)))
+    unknown = events.column("timestamp").null_count if "timestamp" in events.column_names else events.num_rows
+    if unknown:
+        raise DatasetError(
+            f"scenarios {', '.join(scenarios)}: {unknown:,} events have no time, so there is no one order"
+        )
+    pairs = (
+        events.group_by(["user_id", "scenario"]).aggregate([]).group_by("user_id").aggregate([("scenario", "count")])
+    )
+    everywhere = pairs.filter(pc.equal(pairs.column("scenario_count"), len(set(scenarios)))).column("user_id")
+    events = events.filter(pc.is_in(events.column("user_id"), value_set=everywhere.combine_chunks()))
+    if not events.num_rows:
+        raise DatasetError(f"no user has events in all of {', '.join(scenarios)}")
+    keys = ["user_id", "timestamp", "scenario", *(["position"] if "position" in events.column_names else [])]
+    events = events.sort_by([(key, "ascending") for key in keys])
+    if "position" in events.column_names:
+        events = events.drop_columns(["position"])
+    shown = tables.impressions
+    if shown is not None:
+        shown = shown.filter(pc.is_in(shown.column("scenario").cast(pa.string()), value_set=pa.array(scenarios)))
+        shown = _having(shown, "user_id", events)
+    return Tables(
+        interactions=events,
+        items=None if tables.items is None else _having(tables.items, "item_id", events),
+        users=None if tables.users is None else _having(tables.users, "user_id", events),
         impressions=shown,
     )
 

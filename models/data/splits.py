@@ -37,6 +37,39 @@ def leave_one_out(dataset: Dataset) -> Split:
     return Split(name="leave_one_out", train=train, valid=newest(2), test=newest(1))
 
 
+def leave_one_out_per_scenario(dataset: Dataset) -> Split:
+    """In each scenario of a user the last event is a test target, the second last a validation target.
+
+    Scenarios with fewer than 3 events of a user train only. The input of a case is the user's training events of all
+    scenarios, and for the test the validation item of its scenario after them. Where scenarios share no clock, an
+    input may hold events of another scenario that came later: such figures read "cross-domain future visible".
+
+    Raises:
+        DatasetError: the dataset has no scenarios.
+    """
+    if dataset.scenarios is None:
+        raise DatasetError(f"dataset '{dataset.name}': leave_one_out_per_scenario needs a column 'scenario'")
+    sequences = dataset.sequences
+    pairs = sequences.rows * len(dataset.scenario_names) + dataset.scenarios  # a user in a scenario
+    order = np.argsort(pairs, kind="stable")  # events of a pair together, still oldest first
+    _, starts, counts = np.unique(pairs[order], return_index=True, return_counts=True)
+    held = counts >= 3
+    test, valid = (order[(starts + counts - back)[held]] for back in (1, 2))
+    keep = np.ones(dataset.n_interactions, dtype=bool)
+    keep[test] = keep[valid] = False
+    train = sequences.where(keep)
+    users = sequences.rows[test]
+
+    def cases(targets: NDArray[np.int64], further: NDArray[np.int64] | None) -> EvalCases:
+        inputs = train.take(users)
+        if further is not None:
+            rows = zip(inputs, sequences.items[further].tolist(), strict=True)
+            inputs = Sequences.from_lists([*row.tolist(), item] for row, item in rows)
+        return EvalCases(users, inputs, sequences.items[targets], None)
+
+    return Split("leave_one_out_per_scenario", train, cases(valid, None), cases(test, valid))
+
+
 def global_time(dataset: Dataset, valid_share: float = 0.1, test_share: float = 0.1) -> Split:
     """Two moments cut all events: training before the first, validation between them, test after the second.
 
@@ -48,15 +81,9 @@ def global_time(dataset: Dataset, valid_share: float = 0.1, test_share: float = 
     Raises:
         DatasetError: an event has no timestamp, or no training event would be left.
     """
-    times = dataset.timestamps
-    unknown = dataset.n_interactions if times is None else int(np.count_nonzero(times == NO_TIMESTAMP))
-    if times is None or unknown:
-        raise DatasetError(
-            f"dataset '{dataset.name}': global_time needs the timestamp of every event, {unknown:,} of "
-            f"{dataset.n_interactions:,} have none; leave_one_out needs only an order"
-        )
-    valid_from, test_from = _moments(dataset, times, valid_share, test_share, "global_time")
-    sequences = dataset.sequences
+    valid_from, test_from = global_time_moments(dataset, valid_share, test_share)
+    times, sequences = dataset.timestamps, dataset.sequences
+    assert times is not None
 
     def first_events(start: int, in_window: NDArray[np.bool_]) -> EvalCases:
         at = np.flatnonzero(in_window)
@@ -73,6 +100,22 @@ def global_time(dataset: Dataset, valid_share: float = 0.1, test_share: float = 
         valid=first_events(valid_from, (times >= valid_from) & (times < test_from)),
         test=first_events(test_from, times >= test_from),
     )
+
+
+def global_time_moments(dataset: Dataset, valid_share: float = 0.1, test_share: float = 0.1) -> tuple[int, int]:
+    """The first second of the validation and of the test window of `global_time`.
+
+    Raises:
+        DatasetError: as there.
+    """
+    times = dataset.timestamps
+    unknown = dataset.n_interactions if times is None else int(np.count_nonzero(times == NO_TIMESTAMP))
+    if times is None or unknown:
+        raise DatasetError(
+            f"dataset '{dataset.name}': global_time needs the timestamp of every event, {unknown:,} of "
+            f"{dataset.n_interactions:,} have none; leave_one_out needs only an order"
+        )
+    return _moments(dataset, times, valid_share, test_share, "global_time")
 
 
 def by_session(dataset: Dataset, valid_share: float = 0.1, test_share: float = 0.1) -> Split:
@@ -166,6 +209,7 @@ def _first_of_each(items: NDArray[np.int64]) -> NDArray[np.int64]:
 
 SPLITS: Final[dict[str, Callable[[Dataset], Split]]] = {
     "leave_one_out": leave_one_out,
+    "leave_one_out_per_scenario": leave_one_out_per_scenario,
     "global_time": global_time,
     "by_session": by_session,
     "user_disjoint": user_disjoint,

@@ -22,6 +22,7 @@ from models.knowledge.encoders import HashEncoder, TextEncoder
 from models.knowledge.folder import read_provenance
 from models.knowledge.hidden_command import hidden
 from models.knowledge.hidden_options import Dtype, HiddenOptions, Pooling
+from models.knowledge.meta_command import meta
 from models.knowledge.minilm import MiniLM
 from models.knowledge.report import KEPT
 from models.knowledge.store import N_COMPONENTS, N_SIMILAR, build_knowledge
@@ -42,6 +43,7 @@ app.command("interests")(interest_commands.interests)
 app.command("prefixes")(intent_commands.prefixes)
 app.command("intents")(intent_commands.intents)
 app.command("hidden")(hidden)
+app.command("meta")(meta)
 
 
 @app.command()

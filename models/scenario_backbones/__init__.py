@@ -1,0 +1,1 @@
+"""Backbones that rank for several scenarios at once, behind one interface."""
