@@ -114,7 +114,7 @@ def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = la
         reasons = check_report(staged)
         if reasons:
             raise ArtefactRefused(f"{draft.name}/{manifest.version}", reasons)
-        return _publish(staged, root / draft.name / manifest.version)
+        return publish(staged, root / draft.name / manifest.version)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -195,7 +195,7 @@ def _manifest(draft: Draft, folder: Path, golden: GoldenSpec, phrases: PhrasesSp
     return Manifest(**body, version=version_of(body, created_at))
 
 
-def _publish(staged: Path, final: Path) -> Path:
+def publish(staged: Path, final: Path) -> Path:
     """One rename after everything is on disk, so that a reader or a power cut never meets half an artefact."""
     for path in staged.iterdir():
         _fsync(path)

@@ -75,7 +75,9 @@ def run(
     history_source: HistorySourceOption = HistorySourceName.USER_SESSION,
     history_event: HistoryEvents = None,
 ) -> None:
-    """Export a training run: encoder graph, item table, golden answers, manifest; held to torch, then to the service.
+    """Export a training run: its graph, item table, golden answers, manifest; held to torch, then to the service.
+
+    A retriever's run becomes an artefact with `encoder.onnx`, a ranker's one with `ranker.onnx`.
 
     Example: `python -m export runs/beauty-llm-esr --out artefacts`
     """
@@ -83,16 +85,21 @@ def run(
         step("loading the run")
         from export.artefact import write_artefact
         from export.run import draft_of
+        from models.contracts import RankerModel
         from models.runs import load_run
 
-        draft = draft_of(
-            load_run(run),
-            name=name,
-            history_source=history_source.value,
-            history_events=history_event or HISTORY_EVENTS,
-            on_step=step,
-        )
-        path = write_artefact(draft, out, on_step=step)
+        loaded, events = load_run(run), tuple(history_event or HISTORY_EVENTS)
+        if isinstance(loaded.model, RankerModel):
+            from export.ranker import write_ranker_artefact
+
+            path = write_ranker_artefact(
+                loaded, out, name=name, history_source=history_source.value, history_events=events, on_step=step
+            )
+        else:
+            draft = draft_of(
+                loaded, name=name, history_source=history_source.value, history_events=events, on_step=step
+            )
+            path = write_artefact(draft, out, on_step=step)
     typer.echo(path)
 
 

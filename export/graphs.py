@@ -1,13 +1,15 @@
-"""The part of a model that is served: the item look-up and the encoder, as one torch module."""
+"""The part of a model that is served: the item look-up and what reads it, as one torch module."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.contracts import AttentiveModel, RetrieverModel
-from service.artefact.manifest import EncoderSpec
+from models.contracts import AttentiveModel, RankerModel, RetrieverModel
+from service.artefact.manifest import EncoderSpec, RankerSpec
 
 
 class EncoderGraph(nn.Module):
@@ -53,3 +55,45 @@ class EncoderGraph(nn.Module):
             attentive: AttentiveModel = self.model  # type: ignore[assignment]  # it says so
             return attentive.encode_with_attention(vectors, item_seq, seq_len)
         return self.model.encode_vectors(vectors, item_seq, seq_len)
+
+
+class RankerGraph(nn.Module):
+    """item_seq (B, L), seq_len (B,), scenario_index (B,), candidates (B, C) -> scores (B, C): `ranker.onnx`.
+
+    A model with a user level takes user_z (B, z_size) and has_user_z (B,) as well. Histories and candidates are looked
+    up in one buffer called `items`, which can then be items.npy itself.
+    """
+
+    items: Tensor
+
+    def __init__(self, model: RankerModel) -> None:
+        super().__init__()
+        self.inputs = model.describe_ranker()
+        with torch.no_grad():
+            self.served = model.served()
+            self.register_buffer("items", model.item_table().detach().float().contiguous())
+
+    def spec(self, scenarios: Sequence[str]) -> RankerSpec:
+        """How the manifest describes this ranker."""
+        inputs = self.inputs
+        return RankerSpec(
+            kind=inputs.kind,
+            padding=inputs.padding,
+            max_seq_len=inputs.max_seq_len,
+            dim=inputs.dim,
+            z_size=inputs.z_size,
+            scenarios=list(scenarios),
+        )
+
+    def forward(
+        self,
+        item_seq: Tensor,
+        seq_len: Tensor,
+        scenario_index: Tensor,
+        candidates: Tensor,
+        user_z: Tensor | None = None,
+        has_user_z: Tensor | None = None,
+    ) -> Tensor:
+        history, shown = F.embedding(item_seq, self.items), F.embedding(candidates, self.items)
+        scores: Tensor = self.served(history, seq_len, scenario_index, shown, user_z, has_user_z)
+        return scores

@@ -46,11 +46,11 @@ def draft_of(
         paper=graph.inputs.paper,
         encoder=graph.spec,
         items=graph.items.numpy(),
-        catalogue=_catalogue(run),
+        catalogue=catalogue_of(run),
         write_encoder=write,
-        dataset=_dataset(run),
+        dataset=dataset_of(run),
         seed=run.config["seed"],
-        config=_without_paths(run.config),
+        config=without_paths(run.config),
         knowledge=run.knowledge,
         history_source=history_source,
         history_events=tuple(history_events),
@@ -62,7 +62,7 @@ def draft_of(
     )
 
 
-def _catalogue(run: Run) -> Catalogue:
+def catalogue_of(run: Run) -> Catalogue:
     dataset = run.dataset
     n_items = len(dataset.item_ids)
     return Catalogue(
@@ -74,7 +74,7 @@ def _catalogue(run: Run) -> Catalogue:
     )
 
 
-def _dataset(run: Run) -> dict[str, Any]:
+def dataset_of(run: Run) -> dict[str, Any]:
     dataset = run.dataset
     return {
         "name": dataset.name,
@@ -92,7 +92,7 @@ def _policy(report: dict[str, Any]) -> dict[str, Any]:
     return {name: policy[name] for name in Evaluation.model_fields if name in policy}
 
 
-def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """The resolved configuration with folders by name: where they lay on the training machine is nobody's business."""
     data = dict(config["data"])
     for key in ("dataset", "knowledge"):

@@ -1,4 +1,4 @@
-"""From a torch encoder to `encoder.onnx`, its item look-up pointing at items.npy."""
+"""From a torch module to `encoder.onnx` or `ranker.onnx`, its item look-up pointing at items.npy."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from export.errors import ExportError
-from export.graphs import EncoderGraph
+from export.graphs import EncoderGraph, RankerGraph
 from export.items_file import table_range
-from service.artefact.files import ENCODER, ITEMS
+from service.artefact.files import ENCODER, ITEMS, RANKER
 
 OPSET = 20
 
 _LARGEST_BATCH = 4096
+_MOST_CANDIDATES = 4096
 
 
 def write_encoder(graph: EncoderGraph, folder: Path) -> Path:
@@ -38,29 +40,65 @@ def write_encoder(graph: EncoderGraph, folder: Path) -> Path:
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
     is_dynamic = inputs.fixed_length is None and inputs.max_seq_len > 1
     columns = {1: torch.export.Dim("length", min=1, max=inputs.max_seq_len)} if is_dynamic else {}
+    examples = {"item_seq": item_seq, "seq_len": seq_len}
+    axes = {"item_seq": {0: batch, **columns}, "seq_len": {0: batch}}
+    return _write(graph, examples, axes, graph.outputs, folder / ENCODER)
+
+
+def write_ranker(graph: RankerGraph, folder: Path) -> Path:
+    """`folder/ranker.onnx` of the graph; its look-ups of histories and candidates read items.npy beside it.
+
+    Batch, length (up to max_seq_len) and number of candidates are dynamic.
+
+    Raises:
+        ExportError: the item look-up did not survive as one initializer.
+    """
+    inputs = graph.inputs
+    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    columns = {1: torch.export.Dim("length", min=1, max=inputs.max_seq_len)} if inputs.max_seq_len > 1 else {}
+    examples = {
+        "item_seq": torch.ones(2, inputs.max_seq_len, dtype=torch.int64),
+        "seq_len": torch.full((2,), inputs.max_seq_len, dtype=torch.int64),
+        "scenario_index": torch.zeros(2, dtype=torch.int64),
+        "candidates": torch.ones(2, 3, dtype=torch.int64),
+    }
+    axes: dict[str, dict[int, Any]] = {name: {0: batch} for name in examples}
+    axes["item_seq"] |= columns
+    axes["candidates"][1] = torch.export.Dim("n_candidates", min=1, max=_MOST_CANDIDATES)
+    if inputs.z_size:
+        examples |= {"user_z": torch.zeros(2, inputs.z_size), "has_user_z": torch.ones(2, dtype=torch.int64)}
+        axes |= {"user_z": {0: batch}, "has_user_z": {0: batch}}
+    return _write(graph, examples, axes, ["scores"], folder / RANKER)
+
+
+def _write(
+    graph: EncoderGraph | RankerGraph,
+    examples: dict[str, torch.Tensor],
+    axes: dict[str, dict[int, Any]],
+    outputs: list[str],
+    path: Path,
+) -> Path:
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             graph.eval(),
-            (item_seq, seq_len),
+            tuple(examples.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["item_seq", "seq_len"],
-            output_names=graph.outputs,
-            dynamic_shapes={"item_seq": {0: batch, **columns}, "seq_len": {0: batch}},
+            input_names=list(examples),
+            output_names=outputs,
+            dynamic_shapes=axes,
             verbose=False,
         )
     assert program is not None, "dynamo=True gives a program"
     model: onnx_ir.Model = program.model
-    _point_at_items(model, graph, folder)
+    _point_at_items(model, list(graph.items.shape), path)
     # Stack traces with this machine's paths, ten times the size of a small model's weights.
     ClearMetadataAndDocStringPass()(model)
-    path = folder / ENCODER
     onnx_ir.save(model, path)
     return path
 
 
-def _point_at_items(model: onnx_ir.Model, graph: EncoderGraph, folder: Path) -> None:
-    shape = list(graph.items.shape)
+def _point_at_items(model: onnx_ir.Model, shape: list[int], path: Path) -> None:
     tables = [
         value
         for name, value in model.graph.initializers.items()
@@ -68,8 +106,8 @@ def _point_at_items(model: onnx_ir.Model, graph: EncoderGraph, folder: Path) -> 
     ]
     if len(tables) != 1:
         raise ExportError(
-            f"{ENCODER}: {len(tables)} initializers hold the item table {shape}, expected 1; "
-            "encode_vectors must get item vectors through its argument alone"
+            f"{path.name}: {len(tables)} initializers hold the item table {shape}, expected 1; "
+            "a model must get item vectors through its arguments alone"
         )
     offset, length = table_range(shape)
     tables[0].const_value = onnx_ir.ExternalTensor(
@@ -79,7 +117,7 @@ def _point_at_items(model: onnx_ir.Model, graph: EncoderGraph, folder: Path) -> 
         dtype=onnx_ir.DataType.FLOAT,
         shape=onnx_ir.Shape(shape),
         name=str(tables[0].name),
-        base_dir=folder,
+        base_dir=path.parent,
     )
 
 

@@ -168,7 +168,7 @@ class LLM4MSR(nn.Module):
 
 
 class ServedLLM4MSR(nn.Module):
-    """LLM4MSR in eval mode, for `ranker.onnx`: scenario layers generated once, the backbone folded, no LLM vector in it.
+    """LLM4MSR in eval mode, for `ranker.onnx`: scenario layers generated once, the backbone folded, no LLM vector.
 
     Reads rows of items and not their indices, so that its look-up can be items.npy itself.
     """

@@ -184,7 +184,8 @@ def _from_events(dataset: Dataset, split: Split, max_seq_len: int, n_test_negati
         else "training events, and those of the scenario before the moment: cross-domain future visible",
     }
     # What is held out must not be spared as a training negative: that would tell which items are.
-    return RankingData(train, *parts, dataset.scenario_names, ScenarioSampler(dataset, split.train), policy)
+    valid, test = parts
+    return RankingData(train, valid, test, dataset.scenario_names, ScenarioSampler(dataset, split.train), policy)
 
 
 def held_out_events(dataset: Dataset, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

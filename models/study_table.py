@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from models.compare import check_comparable, headline, read_ranks, read_report
 from models.metrics import relative_bootstrap
+from models.ranker_exam import SCORES
+from models.ranker_gains import score_gains
+from models.ranker_table import is_ranker, ranker_parts
 from models.runs import write_atomic
 from models.study_plan import Cell, Study
 
@@ -82,7 +85,10 @@ def _row(
         row["test"] = _metrics([report["test"] for report in reports])
         if all("sampled" in report for report in reports):
             row["sampled"] = _metrics([report["sampled"]["test"] for report in reports])
-        row["without_untrained_targets"] = _spread([report["without_untrained_targets"] for report in reports])
+        if all("without_untrained_targets" in report for report in reports):
+            row["without_untrained_targets"] = _spread([report["without_untrained_targets"] for report in reports])
+        if all("z" in report for report in reports):
+            row["z"] = {choice: _metrics([report["z"][choice] for report in reports]) for choice in reports[0]["z"]}
         row["cost"] = {key: _mean([report["training"][key] for report in reports]) for key in COST}
     gained = {name: _gained(row, finished, control, done) for name, control in controls.items() if control != cells}
     gained = {name: gain for name, gain in gained.items() if gain is not None}
@@ -121,8 +127,10 @@ def gains(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Relative gain of each metric by group, with a 95 % interval: {group: {metric: {relative, low, high}}}.
 
-    Users and paired seeds are resampled.
+    Users and paired seeds are resampled. Of rankers, differences instead: {absolute, low, high}.
     """
+    if all((folder / SCORES).is_file() for folder in (*ours, *theirs)):
+        return score_gains(ours, theirs)
     one, other = ([read_ranks(folder, protocol) for folder in folders] for folders in (ours, theirs))
     return {
         group: {
@@ -177,7 +185,12 @@ def as_markdown(table: dict[str, Any]) -> str:
     for row in table["rows"]:
         blocks.setdefault((row["dataset"], row["recipe"]), []).append(row)
     for (dataset, recipe), rows in blocks.items():
-        parts += ["", f"## {dataset}, recipe {recipe}", "", "The whole catalogue ranked.", "", *_full(rows)]
+        parts += ["", f"## {dataset}, recipe {recipe}"]
+        if is_ranker(rows):
+            for caption, head, lines in ranker_parts(rows, [_name(row) for row in rows]):
+                parts += ["", caption, "", *_lines(head, lines)]
+            continue
+        parts += ["", "The whole catalogue ranked.", "", *_full(rows)]
         parts += [*_every_metric(rows), *_over_others(rows)]
         if any("sampled" in row for row in rows):
             parts += ["", "Each target among fixed random negatives.", "", *_sampled(rows)]

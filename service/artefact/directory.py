@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.artefact.files import CATALOGUE, ENCODER, ITEMS, MANIFEST, list_folder, read_manifest, verify_files
-from service.artefact.manifest import FILE_PATTERN, NAME_PATTERN, VERSION_PATTERN, Manifest
+from service.artefact.manifest import FILE_PATTERN, NAME_PATTERN, VERSION_PATTERN, Manifest, RankerManifest
 from service.artefact.onnx_file import ExternalTensor, OnnxFileError, external_tensors
 from service.artefact.phrases import InterestPhrases, read_phrases
 from service.artefact.tables import Catalogue, npy_header_bytes, open_table, read_catalogue
@@ -104,7 +104,7 @@ def inspect(path: Path) -> Inspection:
     reasons = list(listing.reasons)
     if MANIFEST not in listing.files:
         return Inspection(label, None, None, [*reasons, f"{MANIFEST}: is missing"], False)
-    manifest, faults = read_manifest(path)
+    manifest, faults = read_manifest(path, Manifest)
     reasons += faults
     if manifest is None:
         return Inspection(label, None, None, reasons, False)
@@ -136,7 +136,7 @@ def inspect(path: Path) -> Inspection:
         phrases, faults = read_phrases(path, manifest.interest_phrases, manifest.encoder.dim)
         reasons += faults
     if ENCODER in trusted:
-        faults = _external_faults(path, manifest, trusted)
+        faults = external_faults(path / ENCODER, manifest, trusted)
         reasons += faults
         encoder_trusted = not faults
     artefact = None
@@ -224,14 +224,15 @@ def _tensor_contradictions(manifest: Manifest) -> list[str]:
     return faults
 
 
-def _external_faults(path: Path, manifest: Manifest, trusted: frozenset[str]) -> list[str]:
+def external_faults(graph: Path, manifest: Manifest | RankerManifest, trusted: frozenset[str]) -> list[str]:
+    """One sentence for each tensor of the graph that points to anything but a trusted file of its artefact."""
     try:
-        tensors = external_tensors(path / ENCODER)
+        tensors = external_tensors(graph)
     except OnnxFileError as error:
-        return [f"{ENCODER}: is not a readable ONNX file ({error})"]
+        return [f"{graph.name}: is not a readable ONNX file ({error})"]
     faults = []
     for tensor in tensors:
-        where = f"{ENCODER}: external data of tensor {tensor.name!r} is at {tensor.location!r}"
+        where = f"{graph.name}: external data of tensor {tensor.name!r} is at {tensor.location!r}"
         if not re.fullmatch(FILE_PATTERN, tensor.location):
             faults.append(f"{where}, expected the name of a file of the artefact")
         elif tensor.location not in manifest.files:
@@ -239,7 +240,7 @@ def _external_faults(path: Path, manifest: Manifest, trusted: frozenset[str]) ->
         elif tensor.location not in trusted:
             faults.append(f"{where}, whose bytes are not the manifest's")
         else:
-            faults += _range_faults(where, tensor, path / tensor.location)
+            faults += _range_faults(where, tensor, graph.parent / tensor.location)
     return faults
 
 

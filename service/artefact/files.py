@@ -7,15 +7,19 @@ import json
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from service.artefact.manifest import SCHEMA_VERSION, FileSpec, Manifest, version_of
+from service.artefact.manifest import SCHEMA_VERSION, FileSpec, Manifest, RankerManifest, version_of
 
 MANIFEST = "manifest.json"
 ENCODER = "encoder.onnx"
+RANKER = "ranker.onnx"
 ITEMS = "items.npy"
 CATALOGUE = "items.parquet"
+
+AnyManifest = TypeVar("AnyManifest", Manifest, RankerManifest)
 
 # Far above any real manifest; a limit keeps a hostile file from being parsed at all.
 MANIFEST_BYTES_LIMIT = 16 * 1024 * 1024
@@ -50,7 +54,19 @@ def list_folder(folder: Path) -> Listing:
     return Listing(frozenset(files), reasons)
 
 
-def read_manifest(folder: Path) -> tuple[Manifest | None, list[str]]:
+def role_of(folder: Path) -> str | None:
+    """`retriever` or `ranker`, as the manifest says; None where there is no manifest that can be read."""
+    try:
+        if (folder / MANIFEST).stat().st_size > MANIFEST_BYTES_LIMIT:
+            return None
+        found = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    role = found.get("role") if isinstance(found, dict) else None
+    return role if isinstance(role, str) else None
+
+
+def read_manifest(folder: Path, kind: type[AnyManifest]) -> tuple[AnyManifest | None, list[str]]:
     """The manifest and nothing to complain about, or no manifest and why."""
     path = folder / MANIFEST
     size = path.stat().st_size
@@ -67,7 +83,7 @@ def read_manifest(folder: Path) -> tuple[Manifest | None, list[str]]:
         version = found.get("schema_version")
         return None, [f"{MANIFEST}: schema_version is {version!r}, this service reads {SCHEMA_VERSION}"]
     try:
-        manifest = Manifest.model_validate_json(raw)
+        manifest = kind.model_validate_json(raw)
     except ValidationError as error:
         return None, [
             f"{MANIFEST}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
@@ -76,7 +92,9 @@ def read_manifest(folder: Path) -> tuple[Manifest | None, list[str]]:
     return manifest, _version_faults(folder, manifest)
 
 
-def verify_files(folder: Path, manifest: Manifest, present: frozenset[str]) -> tuple[frozenset[str], list[str]]:
+def verify_files(
+    folder: Path, manifest: Manifest | RankerManifest, present: frozenset[str]
+) -> tuple[frozenset[str], list[str]]:
     """Names of the files whose bytes are the manifest's, and a reason for each that is missing, changed or foreign."""
     trusted, reasons = set(), []
     for name, expected in sorted(manifest.files.items()):
@@ -97,7 +115,7 @@ def verify_files(folder: Path, manifest: Manifest, present: frozenset[str]) -> t
     return frozenset(trusted), reasons
 
 
-def _version_faults(folder: Path, manifest: Manifest) -> list[str]:
+def _version_faults(folder: Path, manifest: Manifest | RankerManifest) -> list[str]:
     """The version carries a digest of the manifest, so this finds a manifest that was edited after the export."""
     reasons = []
     expected = version_of(manifest.model_dump(), manifest.created_at)

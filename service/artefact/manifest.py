@@ -57,6 +57,25 @@ class EncoderSpec(_Part):
     ] = 1
 
 
+class RankerSpec(_Part):
+    """How the ranker's graph wants to be asked."""
+
+    kind: Annotated[str, Field(description="star, mmoe, ple, shared-bottom, ...")]
+    padding: Literal["left", "right"]
+    max_seq_len: Annotated[int, Field(ge=1)]
+    dim: Annotated[int, Field(ge=1, description="width of an item row")]
+    z_size: Annotated[int, Field(ge=0, description="width of user_z; 0 = the graph takes none")]
+    scenarios: Annotated[list[str], Field(min_length=1, description="names by scenario_index")]
+
+
+class UserZSpec(_Part):
+    """z of the users an LLM told of, looked up by user_id; for all others the graph predicts it."""
+
+    file: Annotated[FileName, Field(description="float16 (n_users, z_size)")] = "user_z.npy"
+    ids: Annotated[FileName, Field(description="user ids, bytes (n_users,), ascending, row-aligned")] = "user_z_ids.npy"
+    n_users: Annotated[int, Field(ge=1)]
+
+
 class ItemTableSpec(_Part):
     """A per-item table, row-aligned with items.npy (row 0 is padding)."""
 
@@ -102,8 +121,8 @@ class GoldenSpec(_Part):
     atol_per_std: Annotated[float, Field(description="tolerance = this x the standard deviation of the scores")] = 1e-4
 
 
-class Manifest(BaseModel):
-    """Everything about an artefact that is not weights."""
+class _AnyManifest(BaseModel):
+    """What is said of any artefact."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -112,6 +131,11 @@ class Manifest(BaseModel):
     version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     created_at: datetime
     paper: str | None
+
+
+class Manifest(_AnyManifest):
+    """Everything about a retriever's artefact that is not weights."""
+
     role: Literal["retriever"]
     encoder: EncoderSpec
     inputs: list[TensorSpec]
@@ -152,8 +176,34 @@ class Manifest(BaseModel):
         return max(0, self.n_items - sum(size for size in sizes if isinstance(size, int)))
 
 
+class RankerManifest(_AnyManifest):
+    """Everything about a ranker's artefact that is not weights (decision 13)."""
+
+    role: Literal["ranker"]
+    ranker: RankerSpec
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    n_items: Annotated[int, Field(ge=1)]
+    item_tables: Annotated[dict[str, ItemTableSpec], Field(description="`items` is items.npy, the item features")]
+    user_z: UserZSpec | None
+    golden: GoldenSpec
+    files: Annotated[dict[FileName, FileSpec], Field(description="every file of the directory but manifest.json")]
+
+    dataset: dict[str, JsonValue]
+    seed: int | None
+    config: dict[str, JsonValue]
+    knowledge: Annotated[dict[str, JsonValue] | None, Field(description="knowledge.json of the run; null = none used")]
+    history_source: HistorySource
+    history_events: Annotated[list[EventName], Field(min_length=1)]
+    metrics: Annotated[
+        dict[str, JsonValue], Field(description="held-out, per scenario; `z`: with the LLM's, predicted and default z")
+    ]
+    evaluation: Annotated[dict[str, JsonValue] | None, Field(description="the policy under which metrics hold")]
+
+
 def version_of(manifest: dict[str, Any], created_at: datetime) -> str:
     """`YYYYMMDDTHHMMSSZ-<8 hex>`: time of creation and digest of the manifest without its version."""
-    body = Manifest.model_validate({**manifest, "version": "00000000T000000Z-00000000"})
+    kind = RankerManifest if manifest.get("role") == "ranker" else Manifest
+    body = kind.model_validate({**manifest, "version": "00000000T000000Z-00000000"})
     digest = hashlib.sha256(body.model_dump_json(exclude={"version"}).encode()).hexdigest()
     return f"{created_at:%Y%m%dT%H%M%SZ}-{digest[:8]}"

@@ -51,7 +51,7 @@ class Retriever:
         label = f"{manifest.name}/{manifest.version}"
         try:
             path = artefact.path / ENCODER
-            shared = {} if table is None else dict.fromkeys(_tables_of(path), table)
+            shared = {} if table is None else dict.fromkeys(tables_of(path), table)
             self._session = make_session(path, device, intra_op_threads, shared=shared)
         except ArtefactError as error:
             raise ArtefactRefused(label, [str(error)]) from error
@@ -119,8 +119,8 @@ def split_by_length(lengths: Sequence[int]) -> list[list[int]]:
     return [*parts, rows]
 
 
-def _tables_of(path: Path) -> list[str]:
-    """Names of the encoder's tensors that are the item table."""
+def tables_of(path: Path) -> list[str]:
+    """Names of a graph's tensors that are the item table."""
     return [tensor.name for tensor in external_tensors(path) if tensor.location == ITEMS]
 
 
@@ -163,27 +163,29 @@ def _run(
     return _Run(inputs, queries, rest)
 
 
-def graph_faults(session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> list[str]:
-    """One sentence for each input or output of the graph that is not the expected one."""
+def graph_faults(
+    session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, graph: str = ENCODER
+) -> list[str]:
+    """One sentence for each input or output of the file `graph` that is not the expected one."""
     return [
-        *_tensor_faults("input", session.get_inputs(), inputs),
-        *_tensor_faults("output", session.get_outputs(), outputs),
+        *_tensor_faults(graph, "input", session.get_inputs(), inputs),
+        *_tensor_faults(graph, "output", session.get_outputs(), outputs),
     ]
 
 
-def _tensor_faults(kind: str, found: Sequence[Any], expected: Sequence[TensorSpec]) -> list[str]:
+def _tensor_faults(graph: str, kind: str, found: Sequence[Any], expected: Sequence[TensorSpec]) -> list[str]:
     tensors = {tensor.name: tensor for tensor in found}
     faults = []
     for spec in expected:
         tensor = tensors.pop(spec.name, None)
         wanted = f"{spec.dtype} ({', '.join(map(str, spec.shape))})"
         if tensor is None:
-            faults.append(f"{ENCODER}: {kind} {spec.name!r} is missing, expected {wanted}")
+            faults.append(f"{graph}: {kind} {spec.name!r} is missing, expected {wanted}")
         elif _DTYPES.get(tensor.type) != spec.dtype or not _same_shape(kind, tensor.shape, spec.shape):
             has = f"{_DTYPES.get(tensor.type, tensor.type)} ({', '.join(map(str, tensor.shape))})"
-            faults.append(f"{ENCODER}: {kind} {spec.name!r} is {has}, expected {wanted}")
+            faults.append(f"{graph}: {kind} {spec.name!r} is {has}, expected {wanted}")
     for name in tensors:
-        faults.append(f"{ENCODER}: {kind} {name!r} is one too many")
+        faults.append(f"{graph}: {kind} {name!r} is one too many")
     return faults
 
 
