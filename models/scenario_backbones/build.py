@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from models.config import LLM4MSRConfig
 from models.scenario_backbones.mmoe import MMoE
+from models.scenario_backbones.parts import Backbone
 from models.scenario_backbones.ple import PLE
 from models.scenario_backbones.shared_bottom import SharedBottom
 from models.scenario_backbones.star import STAR
 
 
-def build_scenario_backbone(config: LLM4MSRConfig, n_scenarios: int) -> nn.Module:
-    """A `Backbone` of the parts module, freshly initialised."""
+def build_scenario_backbone(config: LLM4MSRConfig, n_scenarios: int) -> Backbone:
+    """Freshly initialised, by the configuration's sizes."""
     width, expert, tower = config.width, config.expert_size, config.tower_size
     if config.backbone == "shared-bottom":
         return SharedBottom(n_scenarios, width, config.hidden_sizes[0], tower)

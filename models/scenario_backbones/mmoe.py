@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.scenario_backbones.parts import Experts, PerScenario, Tower, mix
+from models.scenario_backbones.parts import Backbone, Experts, PerScenario, Tower, mix
 
 
-class MMoE(nn.Module):
+class MMoE(Backbone):
     """y_s = tower_s(sum_j softmax(G_s x)_j expert_j(x))."""
 
     def __init__(self, n_scenarios: int, width: int, n_experts: int, expert: int, tower: int) -> None:
@@ -23,6 +23,3 @@ class MMoE(nn.Module):
     def forward(self, features: Tensor, scenario_index: Tensor, filled: Tensor) -> Tensor:
         found: Tensor = self.tower(self.mixed(features, scenario_index), scenario_index)
         return found
-
-    def folded(self) -> nn.Module:
-        return self

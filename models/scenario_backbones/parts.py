@@ -6,26 +6,21 @@ exported graph has no branch.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Backbone(Protocol):
-    """Logits (B, C) of candidates' features (B, C, D) in the scenarios (B,) of their requests."""
+class Backbone(nn.Module):
+    """Logits (B, C) of candidates' features (B, C, D) in the scenarios (B,) of their requests.
 
-    def __call__(self, features: Tensor, scenario_index: Tensor, filled: Tensor) -> Tensor:
-        """
-        Args:
-            filled: bool (B, C), false on empty slots; statistics of a batch leave these out.
-        """
-        ...
+    `forward(features, scenario_index, filled)`: filled bool (B, C) is false on empty slots, which statistics of a batch
+    leave out.
+    """
 
     def folded(self) -> nn.Module:
         """The same function in eval mode, with all that is constant by then multiplied out: what is exported."""
-        ...
+        return self
 
 
 def pick(rows: Tensor, scenario_index: Tensor) -> Tensor:

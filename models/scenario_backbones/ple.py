@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.scenario_backbones.parts import Experts, PerScenario, Tower, mix, stacked_weights
+from models.scenario_backbones.parts import Backbone, Experts, PerScenario, Tower, mix, stacked_weights
 
 
-class PLE(nn.Module):
+class PLE(Backbone):
     """Progressive layered extraction; with one level it is CGC.
 
     Below the last level every scenario's stream is computed, for the shared stream mixes the experts of all of them;
@@ -44,9 +44,6 @@ class PLE(nn.Module):
     def forward(self, features: Tensor, scenario_index: Tensor, filled: Tensor) -> Tensor:
         found: Tensor = self.tower(self.mixed(features, scenario_index), scenario_index)
         return found
-
-    def folded(self) -> nn.Module:
-        return self
 
 
 class _Level(nn.Module):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.scenario_backbones.parts import Tower
+from models.scenario_backbones.parts import Backbone, Tower
 
 
-class SharedBottom(nn.Module):
+class SharedBottom(Backbone):
     """y_s = tower_s(bottom(x))."""
 
     def __init__(self, n_scenarios: int, width: int, bottom: int, tower: int) -> None:
@@ -19,6 +19,3 @@ class SharedBottom(nn.Module):
     def forward(self, features: Tensor, scenario_index: Tensor, filled: Tensor) -> Tensor:
         found: Tensor = self.tower(F.relu(self.bottom(features)), scenario_index)
         return found
-
-    def folded(self) -> nn.Module:
-        return self

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.scenario_backbones.parts import pick
+from models.scenario_backbones.parts import Backbone, pick
 
 EPSILON = 1e-5
 
 
-class STAR(nn.Module):
+class STAR(Backbone):
     """Partitioned normalisation, a star-shaped network, and an auxiliary network that knows the scenario.
 
     The logit is the sum of both networks', each without a final ReLU. Statistics are moving ones of each scenario, so

@@ -87,7 +87,7 @@ def run_ranker(session: Any, ranker: RankerSpec, n_items: int, rows: Sequence[Ra
         [row.history for row in rows], ranker.max_seq_len, padding=ranker.padding, n_items=n_items
     )
     candidates = encode_candidates([row.candidates for row in rows], n_items=n_items)
-    inputs = {
+    inputs: dict[str, NDArray[Any]] = {
         "item_seq": item_seq,
         "seq_len": seq_len,
         "scenario_index": np.array([row.scenario_index for row in rows], dtype=np.int64),
