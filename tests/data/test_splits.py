@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.data.dataset import Dataset, dataset_from_tables
-from models.data.splits import SPLITS, EvalCases, by_session, global_time, leave_one_out, user_disjoint
+from models.data.splits import (
+    SPLITS,
+    EvalCases,
+    by_session,
+    global_time,
+    leave_one_out,
+    leave_one_out_per_scenario,
+    user_disjoint,
+)
 from models.errors import DatasetError
 
 MakeDataset = Callable[..., Dataset]
@@ -153,7 +161,11 @@ WHOLE = ("by_session", "user_disjoint", "shuffled_sessions", "newest_sessions") 
 WHY_NOT = {"user_disjoint": "in each of three parts"} | dict.fromkeys(WHOLE[2:], "leaves no session of two clicks")
 
 
-@given(EVENTS, st.sampled_from(sorted(SPLITS.keys() - {"declared_sessions"})))
+# One says itself what is held out; the other holds something out of each scenario, whose inputs lie across them.
+OTHERS = {"declared_sessions", "leave_one_out_per_scenario"}
+
+
+@given(EVENTS, st.sampled_from(sorted(SPLITS.keys() - OTHERS)))
 def test_no_split_leaks(events: list[tuple[int, int, int, int]], name: str) -> None:
     dataset = dataset_of(events)
     try:
@@ -235,3 +247,27 @@ def test_a_target_that_repeats_counts_once() -> None:
 def test_user_disjoint_needs_a_user_for_each_part() -> None:
     with pytest.raises(DatasetError, match="at least one user in each of three parts"):
         user_disjoint(_users(5, 5))
+
+
+@given(EVENTS)
+def test_per_scenario_nothing_held_out_trains_or_is_read(events: list[tuple[int, int, int, int]]) -> None:
+    users, items, times, scenarios = zip(*events, strict=True)
+    columns = {"user_id": users, "item_id": [f"{at:05d}" for at in range(len(events))], "timestamp": times}
+    scenario = pa.array([f"s{scenario}" for scenario in scenarios])
+    dataset = dataset_from_tables("drawn", pa.table({**columns, "scenario": scenario}), None)
+    split = leave_one_out_per_scenario(dataset)
+    trained, valid = set(split.train.items.tolist()), set(split.valid.targets.tolist())
+    test = set(split.test.targets.tolist())
+    assert not trained & (valid | test)
+    assert not valid & test
+    assert len(trained | valid | test) == len(items)
+    place = {item: at for user in range(dataset.n_users) for at, item in enumerate(dataset.sequences[user].tolist())}
+    for user, inputs, target in listed(split.valid):
+        assert inputs == split.train[user].tolist()
+        mine = [item for item in inputs if scenarios[item - 1] == scenarios[target - 1]]
+        assert all(place[item] < place[target] for item in mine)
+    for user, inputs, target in listed(split.test):
+        assert inputs[:-1] == split.train[user].tolist()
+        assert inputs[-1] in valid
+        assert scenarios[inputs[-1] - 1] == scenarios[target - 1]
+        assert place[inputs[-1]] < place[target]
