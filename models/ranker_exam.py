@@ -81,7 +81,7 @@ class RankerExam:
             },
         }
         first = found["true"]
-        arrays = {f"score:{choice}": entries.scores for choice, entries in found.items()}
+        arrays: dict[str, NDArray[Any]] = {f"score:{choice}": entries.scores for choice, entries in found.items()}
         arrays |= {f"group:{name}": member for name, member in groups.items()}
         np.savez_compressed(
             folder / SCORES,

@@ -33,9 +33,8 @@ class Entries:
     def figure(self, metric: str, group: str) -> Figure:
         """`metric` of a group, as the exam defines it, under any weights of users."""
         here = self.groups[group]
-        users, scenarios, labels, scores = (
-            column[here] for column in (self.users, self.scenarios, self.labels, self.scores)
-        )
+        users, scenarios = self.users[here], self.scenarios[here]
+        labels, scores = self.labels[here], self.scores[here]
         if metric == "auc":
             parts = []
             for scenario in np.unique(scenarios):

@@ -19,11 +19,13 @@ from service.api.gate import Gate
 from service.api.operations import add_operations
 from service.api.people import add_people
 from service.api.problems import add_handlers
+from service.api.rank import BATCH_PATH as RANK_BATCH
+from service.api.rank import add_rank
 from service.api.recommend import PATH, RecommendRoute, add_recommend
 from service.service import Service
 
 _BATCH = "/v1/recommend/batch"
-_BULK = {_BATCH, "/v1/events"}
+_BULK = {_BATCH, RANK_BATCH, "/v1/events"}
 
 
 class Application(FastAPI):
@@ -86,6 +88,7 @@ def create_app(service: Service) -> Application:
     add_openapi(app)
     add_recommend(app, service)
     add_batch(app, service)
+    add_rank(app, service)
     add_people(app, service)
     add_operations(app, service)
     return app

@@ -45,6 +45,18 @@ class Ask:
 
 
 @dataclass(slots=True)
+class RankAsk:
+    """The caller's candidates in a scenario's order, for a history: the one told, or the stored one."""
+
+    candidates: Sequence[str]
+    scenario: str | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    history: Told | None = None
+    never_degrade: bool = False
+
+
+@dataclass(slots=True)
 class SimilarAsk:
     """Items like the given ones."""
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from service.artefact.directory import Artefact
+from service.artefact.ranker_directory import RankerArtefact
 from service.ask import Told
 from service.state.store import NewestLooks
 
 Source = Literal["redis", "memory", "request", "none"]
+AnyArtefact = Artefact | RankerArtefact  # both say which events count and which items they know
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Behaviour:
     n_unknown: int = 0
 
 
-def behaviour_from_request(told: Told, artefact: Artefact, now: float) -> Behaviour:
+def behaviour_from_request(told: Told, artefact: AnyArtefact, now: float) -> Behaviour:
     """The history that came with the request, ordered by (ts, place in the list); an entry without ts is from now."""
     item_ids: Sequence[str] = told.item_ids
     places: Sequence[int] = range(len(item_ids))
@@ -39,7 +41,7 @@ def behaviour_from_request(told: Told, artefact: Artefact, now: float) -> Behavi
     return Behaviour("request", items, frozenset(items), n_unknown)
 
 
-def behaviour_from_store(user: NewestLooks, session: NewestLooks, artefact: Artefact, source: Source) -> Behaviour:
+def behaviour_from_store(user: NewestLooks, session: NewestLooks, artefact: AnyArtefact, source: Source) -> Behaviour:
     """The stored history that the manifest's `history_source` asks for.
 
     Where the asker gave only the other id, or nothing is stored under the right one, the other history stands in: an
@@ -62,7 +64,7 @@ def behaviour_from_store(user: NewestLooks, session: NewestLooks, artefact: Arte
     return Behaviour(source, items, seen, n_unknown)
 
 
-def _known(item_ids: Sequence[str], artefact: Artefact) -> tuple[list[int], int]:
+def _known(item_ids: Sequence[str], artefact: AnyArtefact) -> tuple[list[int], int]:
     indices = map(artefact.index_of.get, item_ids)
     known = [index for index in indices if index is not None]
     return known, len(item_ids) - len(known)

@@ -14,6 +14,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 if TYPE_CHECKING:
+    from service.ranking import RankAnswer
     from service.recommender import Answer
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
@@ -87,6 +88,16 @@ class Metrics:
                 self.degraded.labels(reason).inc()
         if not len(answer.picked.items):
             self.empty.labels(scenario).inc()
+
+    def ranked(self, answer: RankAnswer) -> None:
+        """Counts one answer of rank."""
+        ranker = answer.choice.ranker
+        self.served_of(answer.scenario.name, answer.tier, ranker.name, ranker.version).inc()
+        for stage, duration_ms in answer.stage_ms.items():
+            self.stage_of(stage).observe(duration_ms / 1000)
+        if answer.degraded:
+            for reason in answer.reasons:
+                self.degraded.labels(reason).inc()
 
     def render(self) -> bytes:
         """The Prometheus text format."""

@@ -1,6 +1,7 @@
 """The online path: deadline -> state -> encode -> top-k -> rules -> reply, and the ladder below it.
 
-    model     the scenario's first tier: the model read the history
+    model     the scenario's first tier: the model read the history, and where the scenario has a ranker, that ordered
+    retrieved as the retriever ordered them: there was no time left for the ranker, or it failed
     cache     the last list the model made for this user or session
     popular   the catalogue by training popularity
     static    the catalogue in its own order, where no popularity is known
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ from service.features.diversity import diversify, n_candidates
 from service.inference.engine import Engine, Operation, Ranked
 from service.logs import Logger, describe, new_id
 from service.metrics import Metrics
+from service.ranking import Ordered, RankPath
 from service.registry import Registry, Scenario, ServedModel
 from service.state.store import StateStore
 
@@ -47,7 +49,7 @@ NOTHING: NDArray[np.int64] = np.empty(0, np.int64)
 class Picked:
     """Items of one tier, best first, as indices of the model's item table."""
 
-    tier: Literal["model", "cache", "popular", "static"]
+    tier: Literal["model", "retrieved", "cache", "popular", "static"]
     items: NDArray[np.int64]
     scores: Sequence[float | None]
 
@@ -68,6 +70,7 @@ class Answer:
     explanations: list[Explanation] | None = None  # of the picked items; lower tiers have none
     reasons: list[str] = field(default_factory=list)
     degraded: bool = False
+    ordered: Ordered | None = None  # by the scenario's ranker
     stage_ms: dict[str, float] = field(default_factory=dict)
     recommendation_id: str = field(default_factory=new_id)
 
@@ -75,7 +78,7 @@ class Answer:
     def history_used(self) -> int:
         """Items that the model read for this answer."""
         read = min(len(self.behaviour.items), self.model.manifest.encoder.max_seq_len)
-        return read if self.picked.tier == "model" else 0
+        return read if self.picked.tier in ("model", "retrieved") else 0
 
     def step_down(self, fault: RequestError) -> None:
         """Notes why the tier that was due is out of reach; raises instead where the caller forbade lower ones."""
@@ -106,6 +109,16 @@ class Recommender:
         self._metrics, self._log = metrics, log
         self._state_name, self._state_timeout_s = state_name, state_timeout_s
         self._wall_clock = wall_clock
+        self.ranking = RankPath(
+            registry,
+            store,
+            engine,
+            metrics,
+            log,
+            state_name=state_name,
+            state_timeout_s=state_timeout_s,
+            wall_clock=wall_clock,
+        )
 
     async def recommend(self, ask: Ask, deadline: Deadline, *, bulk: bool = False) -> Answer:
         """Items for what the asker did so far.
@@ -132,13 +145,16 @@ class Recommender:
             n_kept = min(2 * count, MAX_COUNT) if owner else count
             operation: Operation = "explain" if ask.explain or ask.diversity else "recommend"
             k = n_candidates(count) if ask.diversity else n_kept
+            if scenario.ranker is not None:
+                k = max(k, scenario.ranker.candidates)
             ranked = await self._ask_model(answer, operation, history, k, bulk)
             if ranked is not None:
-                picked = _from_model(ranked, count, answer, history)
+                tier, ordered = await self._second_stage(ask, answer, ranked, bulk)
+                picked = _from_model(ordered, count, answer, history, tier)
                 # Not where somebody was forgotten meanwhile: it may have been this one.
                 if owner and n_drops == self._last_lists.n_drops:
                     seen = _as_indices(answer.behaviour.seen)
-                    last = LastList(ranked.items[:n_kept], ranked.scores[:n_kept], seen)
+                    last = LastList(ordered.items[:n_kept], ordered.scores[:n_kept], seen)
                     self._last_lists.put(owner, scenario.name, model.version, last)
         if picked is None and answer.degraded and last is not None:
             picked = _from_cache(last, count, answer.hidden)
@@ -166,6 +182,28 @@ class Recommender:
         else:
             answer.picked = _from_popular(model, count, answer.hidden)
         return self._finish(answer)
+
+    async def _second_stage(
+        self, ask: Ask, answer: Answer, ranked: Ranked, bulk: bool
+    ) -> tuple[Literal["model", "retrieved"], Ranked]:
+        """What was retrieved in the order of the scenario's ranker, or as it was where that is out of reach."""
+        choice = answer.scenario.ranker
+        if choice is None or answer.model is not answer.scenario.model:
+            return "model", ranked
+        read = choice.index_map[np.array(answer.behaviour.items, dtype=np.int64)]
+        candidates = choice.index_map[ranked.items].astype(np.int64)
+        try:
+            ordered = await self.ranking.order(
+                choice, ask.user_id, read[read > 0].tolist(), candidates, answer.deadline, bulk=bulk
+            )
+        except RequestError as fault:
+            answer.step_down(fault)
+            return "retrieved", ranked
+        answer.ordered = ordered
+        answer.stage_ms["rank"] = ordered.queue_ms + ordered.infer_ms
+        # Those that the ranker does not know come last; a number is what diversity can weigh.
+        scores = np.array([0.0 if score is None else score for score in ordered.scores], dtype=np.float32)
+        return "model", replace(ranked, items=ranked.items[ordered.places], scores=scores)
 
     def _begin(self, ask: Ask | SimilarAsk, deadline: Deadline) -> Answer:
         scenario = self.registry.scenario(ask.scenario)
@@ -239,7 +277,9 @@ class Recommender:
         return answer
 
 
-def _from_model(ranked: Ranked, count: int, answer: Answer, history: Sequence[int]) -> Picked:
+def _from_model(
+    ranked: Ranked, count: int, answer: Answer, history: Sequence[int], tier: Literal["model", "retrieved"]
+) -> Picked:
     """The first items, or a list of the wanted diversity out of all; explained where that was asked for."""
     items, scores, explainer = ranked.items[:count], ranked.scores[:count], answer.model.explainer
     if ranked.reading is not None and answer.diversity:
@@ -248,7 +288,10 @@ def _from_model(ranked: Ranked, count: int, answer: Answer, history: Sequence[in
         items, scores = ranked.items[places], ranked.scores[places]
     if ranked.reading is not None and answer.explain:
         answer.explanations = explainer.explain(ranked.reading, history, items)
-    return Picked("model", items, scores.tolist())
+    told: list[float | None] = scores.tolist()
+    if answer.ordered is not None and (choice := answer.scenario.ranker) is not None:
+        told = [score if known else None for score, known in zip(told, choice.index_map[items], strict=True)]
+    return Picked(tier, items, told)
 
 
 def _from_cache(last: LastList, count: int, hidden: NDArray[np.int64]) -> Picked | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from service.artefact.directory import Artefact, list_names, open_artefact, resolve
+from service.artefact.files import role_of
 from service.artefact.manifest import Manifest
 from service.errors import ArtefactError, ArtefactRefused, NotFound, SettingsError
 from service.explainer import Explainer
@@ -22,10 +23,12 @@ from service.fallback import PopularItems
 from service.inference.engine import Operation, ResultRows
 from service.inference.loader import LoadedRetriever, load
 from service.inference.similarity import ItemSimilarity
+from service.served_ranker import ServedRanker, load_ranker
 from service.settings import Settings
 
 SCENARIOS_FILE = "scenarios.toml"
 DEFAULT_COUNT = 10
+MAX_CANDIDATES = 1_000
 
 
 class ServedModel:
@@ -78,6 +81,16 @@ class ServedModel:
         return self._topk.search(self._retriever.encode(rows), k, excluded)
 
 
+@dataclass(frozen=True, eq=False)
+class RankerChoice:
+    """A ranker as one scenario uses it."""
+
+    ranker: ServedRanker
+    scenario_index: int  # row of the ranker's own scenarios
+    candidates: int  # how many the retriever proposes to it
+    index_map: NDArray[np.int32]  # (n_items + 1,) the ranker's index of each row of the retriever's item table
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A place where recommendations are shown, and its policy."""
@@ -87,6 +100,7 @@ class Scenario:
     count: int
     deadline_ms: int
     seen: Literal["exclude", "allow"]
+    ranker: RankerChoice | None = None
 
 
 class Registry:
@@ -99,6 +113,8 @@ class Registry:
         self.models: Sequence[ServedModel] = list(
             {id(scenario.model): scenario.model for scenario in self.scenarios.values()}.values()
         )
+        choices = [scenario.ranker for scenario in self.scenarios.values() if scenario.ranker is not None]
+        self.rankers: Sequence[ServedRanker] = list({id(choice.ranker): choice.ranker for choice in choices}.values())
 
     def scenario(self, name: str | None) -> Scenario:
         """The named scenario, or the default one.
@@ -138,6 +154,9 @@ class ScenarioEntry(BaseModel):
     count: Annotated[int, Field(ge=1, le=200)] = DEFAULT_COUNT
     deadline_ms: Annotated[int | None, Field(ge=1)] = None
     seen: Literal["exclude", "allow"] | None = None
+    ranker: str | None = None
+    ranker_scenario: Annotated[str | None, Field(description="its scenario, where that has another name")] = None
+    candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES, description="retrieved for the ranker")] = 200
 
 
 class ScenariosFile(BaseModel):
@@ -165,7 +184,20 @@ def read_scenarios(settings: Settings) -> ScenariosFile:
             path = resolve(settings.artefacts, entry.retriever)
         except ArtefactError as error:
             raise SettingsError(f"{where}: scenario.{name}.retriever: {error}") from None
-        scenarios[name] = entry.model_copy(update={"retriever": f"{path.parent.name}@{path.name}"})
+        pointers = {"retriever": f"{path.parent.name}@{path.name}"}
+        if entry.ranker is not None:
+            try:
+                path = resolve(settings.artefacts, entry.ranker)
+            except ArtefactError as error:
+                raise SettingsError(f"{where}: scenario.{name}.ranker: {error}") from None
+            if settings.engine_process:
+                raise SettingsError(f"{where}: scenario.{name}.ranker: an engine process runs retrievers alone")
+            pointers["ranker"] = f"{path.parent.name}@{path.name}"
+        elif entry.ranker_scenario is not None:
+            raise SettingsError(
+                f"{where}: scenario.{name}.ranker_scenario: there is no ranker it could be a scenario of"
+            )
+        scenarios[name] = entry.model_copy(update=pointers)
     return file.model_copy(update={"scenario": scenarios})
 
 
@@ -176,7 +208,7 @@ def load_registry(
     scenarios: ScenariosFile | None = None,
     open_only: bool = False,
 ) -> Registry:
-    """Every scenario's artefact, opened, checked and warmed up; one that several scenarios share is loaded once.
+    """Every scenario's artefacts, opened, checked and warmed up; one that several scenarios share is loaded once.
 
     Args:
         progress: told (artefact, artefacts done, artefacts in all) before each load and at the end.
@@ -190,13 +222,24 @@ def load_registry(
     file = scenarios or read_scenarios(settings)
     paths = {name: resolve(settings.artefacts, entry.retriever).resolve() for name, entry in file.scenario.items()}
 
+    rankers = {
+        name: resolve(settings.artefacts, entry.ranker).resolve()
+        for name, entry in file.scenario.items()
+        if entry.ranker is not None
+    }
     models: dict[Path, ServedModel] = {}
+    loaded_rankers: dict[Path, ServedRanker] = {}
     refusals: list[ArtefactRefused] = []
-    wanted = sorted(set(paths.values()))
+    wanted = sorted({*paths.values(), *rankers.values()})
     for done, path in enumerate(wanted):
         progress(f"{path.parent.name}@{path.name}", done, len(wanted))
         started = time.monotonic()
         try:
+            if path in rankers.values():
+                loaded_rankers[path] = load_ranker(
+                    path, intra_op_threads=settings.intra_op_threads, device=settings.device
+                )
+                continue
             loaded = (
                 open_artefact(path)
                 if open_only
@@ -214,12 +257,39 @@ def load_registry(
     progress("", len(wanted), len(wanted))
     if refusals:
         raise refusals[0] if len(refusals) == 1 else _all_of(refusals)
+    where = settings.scenarios or settings.artefacts / SCENARIOS_FILE
     return Registry(
-        (_scenario(name, entry, models[paths[name]], settings) for name, entry in file.scenario.items()), file.default
+        (
+            _scenario(
+                name,
+                entry,
+                models[paths[name]],
+                settings,
+                _choice(name, entry, models[paths[name]], loaded_rankers[rankers[name]], where)
+                if name in rankers
+                else None,
+            )
+            for name, entry in file.scenario.items()
+        ),
+        file.default,
     )
 
 
-def _scenario(name: str, entry: ScenarioEntry, model: ServedModel, settings: Settings) -> Scenario:
+def _choice(name: str, entry: ScenarioEntry, model: ServedModel, ranker: ServedRanker, where: Path) -> RankerChoice:
+    own = ranker.artefact.scenario_index
+    wanted = entry.ranker_scenario or name
+    if wanted not in own:
+        key = "ranker" if entry.ranker_scenario is None else "ranker_scenario"
+        raise SettingsError(
+            f"{where}: scenario.{name}.{key}: {ranker.label} knows no scenario {wanted!r}, "
+            f"expected ranker_scenario to be one of {', '.join(own)}"
+        )
+    return RankerChoice(ranker, own[wanted], entry.candidates, ranker.index_map(model.artefact))
+
+
+def _scenario(
+    name: str, entry: ScenarioEntry, model: ServedModel, settings: Settings, ranker: RankerChoice | None
+) -> Scenario:
     evaluation = model.manifest.evaluation
     # The policy under which the model was measured; without a measurement, what shops expect.
     measured: Literal["exclude", "allow"] = "exclude" if evaluation is None or evaluation.seen_filtered else "allow"
@@ -229,13 +299,14 @@ def _scenario(name: str, entry: ScenarioEntry, model: ServedModel, settings: Set
         count=entry.count,
         deadline_ms=entry.deadline_ms or settings.deadline_ms,
         seen=entry.seen or measured,
+        ranker=ranker,
     )
 
 
 def _read_file(settings: Settings) -> ScenariosFile:
     path = settings.scenarios or settings.artefacts / SCENARIOS_FILE
     if settings.scenarios is None and not path.is_file():
-        names = list_names(settings.artefacts)
+        names = [name for name in list_names(settings.artefacts) if _is_retriever(settings.artefacts, name)]
         if not names:
             raise SettingsError(
                 f"{settings.artefacts}: found no artefact, expected folders <name>/<version>/ "
@@ -253,6 +324,11 @@ def _read_file(settings: Settings) -> ScenariosFile:
     if file.default is not None and file.default not in file.scenario:
         raise SettingsError(f"{path}: default: found {file.default!r}, expected one of {', '.join(file.scenario)}")
     return file
+
+
+def _is_retriever(root: Path, name: str) -> bool:
+    """Whether the newest version can be a scenario by itself; one that cannot be read is tried, and refused aloud."""
+    return role_of(resolve(root, name)) != "ranker"
 
 
 def _fault(fault: Any) -> str:

@@ -17,7 +17,8 @@ from service.intake import EventIntake
 from service.logs import Logger, Pseudonyms, describe, make_logger
 from service.metrics import Metrics
 from service.recommender import Recommender
-from service.registry import Registry
+from service.registry import Registry, ServedModel
+from service.served_ranker import ServedRanker
 from service.settings import Settings
 from service.state.store import StateStore
 from service.state.writer import EventWriter
@@ -150,7 +151,8 @@ class Service:
             wall_clock=self.wall_clock,
         )
         self.intake.knows_item = registry.knows_item
-        for model in registry.models:
+        loaded: list[ServedModel | ServedRanker] = [*registry.models, *registry.rankers]
+        for model in loaded:
             self.metrics.model_info.labels(model.name, model.version, model.sha256).set(1)
             self.metrics.model_load.labels(model.name, model.version).set(model.load_s)
         self.readiness.loaded = True

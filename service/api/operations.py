@@ -15,6 +15,7 @@ from service.api.schemas import LiveReply, ModelsReply, ReadyReply
 from service.errors import Draining, NotReady
 from service.inference.retriever import has_attention
 from service.registry import Registry, ServedModel
+from service.served_ranker import ServedRanker
 from service.service import Service
 
 
@@ -25,7 +26,13 @@ def add_operations(app: FastAPI, service: Service) -> None:
     async def models(request: Request) -> Response:
         """Loaded models and the scenarios they answer."""
         registry = service.recommender.registry
-        return reply({"models": [_model(model) for model in registry.models], "scenarios": _scenarios(registry)})
+        return reply(
+            {
+                "models": [_model(model) for model in registry.models],
+                "rankers": [_ranker(ranker) for ranker in registry.rankers],
+                "scenarios": _scenarios(registry),
+            }
+        )
 
     async def livez() -> Response:
         """200 as long as the event loop answers. Knows nothing of Redis: its outage must not restart anything."""
@@ -79,6 +86,24 @@ def _model(model: ServedModel) -> dict[str, Any]:
     }
 
 
+def _ranker(ranker: ServedRanker) -> dict[str, Any]:
+    manifest = ranker.manifest
+    return {
+        "name": ranker.name,
+        "version": ranker.version,
+        "sha256": ranker.sha256,
+        "paper": manifest.paper,
+        "kind": manifest.ranker.kind,
+        "device": ranker.device,
+        "n_items": manifest.n_items,
+        "max_seq_len": manifest.ranker.max_seq_len,
+        "scenarios": manifest.ranker.scenarios,
+        "told_users": 0 if manifest.user_z is None else manifest.user_z.n_users,
+        "metrics": manifest.metrics,
+        "dataset": manifest.dataset,
+    }
+
+
 def _explanations(model: ServedModel) -> dict[str, Any]:
     phrases = model.artefact.phrases
     return {
@@ -98,6 +123,10 @@ def _scenarios(registry: Registry) -> list[dict[str, Any]]:
             "count": scenario.count,
             "deadline_ms": scenario.deadline_ms,
             "seen": scenario.seen,
+            "ranker": None
+            if (choice := scenario.ranker) is None
+            else {"name": choice.ranker.name, "version": choice.ranker.version},
+            "candidates": None if choice is None else choice.candidates,
         }
         for scenario in registry.scenarios.values()
     ]

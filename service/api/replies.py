@@ -36,6 +36,11 @@ def as_document(answer: Answer) -> dict[str, Any]:
         "timing_ms": {stage: round(duration_ms, 3) for stage, duration_ms in answer.stage_ms.items()},
         "budget_ms": {"granted": answer.deadline.granted_ms, "left": round(answer.deadline.left_ms, 3)},
     }
+    if answer.ordered is not None and (choice := answer.scenario.ranker) is not None:
+        document["served"] |= {
+            "ranker": {"name": choice.ranker.name, "version": choice.ranker.version},
+            "unranked": answer.ordered.n_unranked,
+        }
     if answer.diversity:
         document["served"]["diversity"] = answer.diversity if picked.tier == "model" else 0.0
     if answer.explain:

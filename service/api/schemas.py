@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 ID_PATTERN = r"^[A-Za-z0-9_.:@-]{1,128}$"
 MAX_COUNT, MAX_HISTORY, MAX_EXCLUDED, MAX_SEEDS = 200, 500, 1_000, 50
 MAX_SUB_REQUESTS, MAX_EVENTS = 256, 1_000
+MAX_CANDIDATES = 1_000
 
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 ScenarioName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -108,7 +109,10 @@ class Explanation(Reply):
 
 class RecommendedItem(Reply):
     item_id: str
-    score: Annotated[float | None, Field(description="model score; training count in popular; none in static")]
+    score: Annotated[
+        float | None,
+        Field(description="model score, a ranker's is a chance from 0 to 1; training count in popular; none in static"),
+    ]
     rank: int
     explanation: Annotated[
         Explanation | None, Field(description="only with `explain`, and only where the tier is model")
@@ -143,6 +147,13 @@ class Served(Reply):
         float | None, Field(description="only with `diversity` above 0: the one applied; 0 on lower tiers")
     ] = None
 
+    ranker: Annotated[
+        ModelName | None, Field(description="only where the scenario has one and it ordered the items")
+    ] = None
+    unranked: Annotated[
+        int | None, Field(description="only with `ranker`: retrieved items that it does not know, which come last")
+    ] = None
+
 
 class Budget(Reply):
     granted: float
@@ -166,6 +177,61 @@ class SimilarRequest(Request):
     exclude: Exclusions
     model: ModelChoice | None = None
     degrade: Degrade = "allow"
+
+
+# --- rank -----------------------------------------------------------------------------------------------------------
+
+
+class RankRequest(Request):
+    """The caller's candidates in the order of a scenario's ranker, for a history as in `RecommendRequest`."""
+
+    candidates: Annotated[list[Id], Field(min_length=1, max_length=MAX_CANDIDATES)]
+    scenario: ScenarioName | None = None
+    user_id: Id | None = None
+    session_id: Id | None = None
+    history: Annotated[
+        list[PastEvent] | None, Field(max_length=MAX_HISTORY, description="oldest first; given = nothing is read")
+    ] = None
+    degrade: Degrade = "allow"
+
+
+class RankedItem(Reply):
+    item_id: str
+    score: Annotated[
+        float | None,
+        Field(description="chance of a click by the ranker; null where it was skipped or does not know the item"),
+    ]
+    rank: int
+
+
+class RankServed(Reply):
+    """How the answer was made."""
+
+    tier: Annotated[Literal["model", "retrieved"], Field(description="retrieved: ranker skipped, in the order given")]
+    degraded: Annotated[bool, Field(description="something was out of reach: the ranker, or the stored history")]
+    reasons: list[str]
+    ranker: ModelName
+    scenario: str
+    state: Annotated[Literal["redis", "memory", "request", "none"], Field(description="where the history came from")]
+    history_used: Annotated[int, Field(description="items of the history that the ranker reads")]
+    unknown_items: Annotated[int, Field(description="items of the history that the ranker does not know")]
+    unknown_candidates: Annotated[int, Field(description="candidates that it does not know; they come last")]
+    user_z: Annotated[
+        Literal["told", "predicted", "none"],
+        Field(description="from what an LLM told of the user, or from behaviour; none: the ranker has no user level"),
+    ]
+
+
+class RankReply(Reply):
+    recommendation_id: str
+    items: list[RankedItem]
+    served: RankServed
+    timing_ms: Annotated[dict[str, float], Field(description="by stage, and total")]
+    budget_ms: Budget
+
+
+class RankBatchItem(RankReply):
+    status: Literal[200]
 
 
 # --- batch ----------------------------------------------------------------------------------------------------------
@@ -206,6 +272,12 @@ class BatchReply(Reply):
     """One result per sub-request, in order: a reply with `status` 200, or a problem."""
 
     results: list[BatchItem | Problem]
+
+
+class RankBatchReply(Reply):
+    """One result per sub-request, in order: a reply with `status` 200, or a problem."""
+
+    results: list[RankBatchItem | Problem]
 
 
 # --- events and people ----------------------------------------------------------------------------------------------
@@ -314,6 +386,21 @@ class ModelReply(Reply):
     dataset: dict[str, Any]
 
 
+class RankerReply(Reply):
+    name: str
+    version: str
+    sha256: str
+    paper: str | None
+    kind: Annotated[str, Field(description="backbone")]
+    device: Annotated[str, Field(description="execution provider in use")]
+    n_items: int
+    max_seq_len: int
+    scenarios: Annotated[list[str], Field(description="the ranker's own names")]
+    told_users: Annotated[int, Field(description="users whose z comes from an LLM; for others it is predicted")]
+    metrics: dict[str, Any]
+    dataset: dict[str, Any]
+
+
 class ScenarioReply(Reply):
     name: str
     default: bool
@@ -321,10 +408,13 @@ class ScenarioReply(Reply):
     count: int
     deadline_ms: int
     seen: Literal["exclude", "allow"]
+    ranker: ModelName | None
+    candidates: Annotated[int | None, Field(description="retrieved for the ranker; null without one")]
 
 
 class ModelsReply(Reply):
     models: list[ModelReply]
+    rankers: list[RankerReply]
     scenarios: list[ScenarioReply]
 
 

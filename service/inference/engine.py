@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,14 @@ from numpy.typing import NDArray
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelFailed, Overloaded
 from service.inference.pace import Pace
+from service.inference.ranker import RankRow
 from service.inference.reading import Reading
 from service.metrics import Metrics
 
-# `explain` is `recommend` that also tells what the encoder made of the history.
-Operation = Literal["recommend", "similar", "explain"]
+# `explain` is `recommend` that also tells what the encoder made of the history. `rank` is for rankers, whose rows are
+# RankRows and whose items are places of candidates.
+Operation = Literal["recommend", "similar", "explain", "rank"]
+Row = Sequence[int] | RankRow
 Best = tuple[NDArray[np.int64], NDArray[np.float32]]
 ResultRows = Sequence[Best | tuple[NDArray[np.int64], NDArray[np.float32], Reading]]
 
@@ -69,7 +72,7 @@ class Model(Protocol):
         """Answers so far that its top-k backend left to a slower one."""
 
     def search(
-        self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
+        self, operation: Operation, rows: Sequence[Any], k: int, excluded: Sequence[NDArray[np.int64]]
     ) -> ResultRows:
         """Per row of item indices at most k items and scores, best first, without the row's excluded indices.
 
@@ -90,7 +93,7 @@ class Engine(Protocol):
         self,
         model: Model,
         operation: Operation,
-        row: Sequence[int],
+        row: Row,
         k: int,
         excluded: NDArray[np.int64],
         deadline: Deadline,
@@ -116,7 +119,7 @@ class Engine(Protocol):
 class _Job:
     model: Model
     operation: Operation
-    row: Sequence[int]
+    row: Row
     k: int
     excluded: NDArray[np.int64]
     deadline: Deadline
@@ -192,7 +195,7 @@ class LocalEngine:
         self,
         model: Model,
         operation: Operation,
-        row: Sequence[int],
+        row: Row,
         k: int,
         excluded: NDArray[np.int64],
         deadline: Deadline,

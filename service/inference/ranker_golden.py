@@ -43,7 +43,8 @@ def golden_rows(ranker: RankerSpec, n_items: int, seed: int = 7) -> tuple[list[s
     rng = np.random.default_rng(seed)
     longest = ranker.max_seq_len
     lengths = {"empty": 0, "short": (longest + 1) // 2, "exact": longest, "over-long": 2 * longest + 3}
-    cases, rows = [], []
+    cases: list[str] = []
+    rows: list[RankRow] = []
     for scenario in range(len(ranker.scenarios)):
         for case, length in lengths.items():
             n_candidates = N_CANDIDATES[len(rows) % len(N_CANDIDATES)]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, EngineUnavailable, Overloaded, RequestError
-from service.inference.engine import Model, Operation, Ranked
+from service.inference.engine import Model, Operation, Ranked, Row
+from service.inference.ranker import RankRow
 from service.inference.remote_frames import (
     ANSWER,
     HELLO,
@@ -110,18 +111,19 @@ class RemoteEngine:
         self,
         model: Model,
         operation: Operation,
-        row: Sequence[int],
+        row: Row,
         k: int,
         excluded: NDArray[np.int64],
         deadline: Deadline,
         *,
         bulk: bool = False,
     ) -> Ranked:
-        """See `Engine.run`.
+        """See `Engine.run`. Rankers do not cross the socket; loading refuses them beside an engine process.
 
         Raises:
             EngineUnavailable: besides those, the owner is away or went away.
         """
+        assert not isinstance(row, RankRow)
         link = self._link
         if link is None:
             self._metrics.shed.labels("engine_unavailable").inc()

@@ -31,6 +31,7 @@ class MemoryStore:
         self._timelines: dict[Owner, _Timeline] = {}
         # event_id -> first arrival, in order of arrival. Apart from the timelines because it outlives a session's.
         self._arrivals: dict[Owner, dict[str, float]] = {}
+        self._tombstones: dict[str, float] = {}
 
     async def recall(
         self, user_id: str | None, session_id: str | None, *, timeout_s: float
@@ -64,8 +65,12 @@ class MemoryStore:
 
     async def delete_user(self, user_id: str) -> int:
         owner = Owner("u", user_id)
+        self._tombstones[user_id] = self._clock()
         sessions = {event.session_id for event in self._events(owner)} - {None}
         return sum(self._forget(Owner("s", str(session))) for session in sessions) + self._forget(owner)
+
+    async def deleted_at(self, user_id: str, *, timeout_s: float) -> float | None:
+        return self._tombstones.get(user_id)
 
     async def delete_session(self, session_id: str) -> int:
         return self._forget(Owner("s", session_id))

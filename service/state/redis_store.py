@@ -183,10 +183,18 @@ class RedisStore:
     async def delete_user(self, user_id: str) -> int:
         """See `StateStore.delete_user`. Sessions go first: a repeat after a failure still finds which ones they are."""
         owner = Owner("u", user_id)
+        await self._run(self._writes, [("SET", _tombstone(user_id), repr(self._clock()))], self._admin_timeout_s)
         [stored] = await self._stored(self._writes, [owner], self._admin_timeout_s)
         sessions = {event.session_id for event in self._decode(owner, stored) if event.session_id is not None}
         removed = await self._delete([Owner("s", session) for session in sorted(sessions)]) if sessions else 0
         return removed + await self._delete([owner])
+
+    async def deleted_at(self, user_id: str, *, timeout_s: float) -> float | None:
+        [reply] = await self._reads.call([("GET", _tombstone(user_id))], timeout_s=timeout_s)
+        try:
+            return None if reply is None else float(reply)
+        except (TypeError, ValueError):  # damage: whenever it was, it was
+            return math.inf
 
     async def delete_session(self, session_id: str) -> int:
         return await self._delete([Owner("s", session_id)])
@@ -351,6 +359,11 @@ def _expect(sound: bool, expected: str, found: object) -> None:
 def _keys(owner: Owner) -> tuple[str, str, str]:
     tag = f"ag:{{{owner.kind}:{owner.id}}}:"
     return tag + "h", tag + "d", tag + "n"
+
+
+def _tombstone(user_id: str) -> str:
+    """A key that can be found by who knows the id, and tells it to nobody else."""
+    return f"ag:t:{hashlib.blake2b(user_id.encode(), digest_size=16).hexdigest()}"
 
 
 def _payload(owner: Owner, event: Event) -> bytes:

@@ -128,7 +128,14 @@ class StateStore(Protocol):
         ...
 
     async def delete_user(self, user_id: str) -> int:
-        """Number of keys removed: the user's and those of the sessions that the user's stored events name."""
+        """Number of keys removed: the user's and those of the sessions that the user's stored events name.
+
+        Leaves a tombstone, first of all: what was made of the user offline before now is not to be used any more.
+        """
+        ...
+
+    async def deleted_at(self, user_id: str, *, timeout_s: float) -> float | None:
+        """When the user was last deleted, in seconds since 1970; None if never. Kept without an end."""
         ...
 
     async def delete_session(self, session_id: str) -> int:

@@ -86,6 +86,10 @@ class FragileStore:
         self._check()
         return await self.inner.delete_user(user_id)
 
+    async def deleted_at(self, user_id: str, *, timeout_s: float) -> float | None:
+        self._check()
+        return await self.inner.deleted_at(user_id, timeout_s=timeout_s)
+
     async def delete_session(self, session_id: str) -> int:
         self._check()
         return await self.inner.delete_session(session_id)

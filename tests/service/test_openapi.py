@@ -10,6 +10,8 @@ ROUTES = {
     ("POST", "/v1/recommend"),
     ("POST", "/v1/recommend/batch"),
     ("POST", "/v1/similar"),
+    ("POST", "/v1/rank"),
+    ("POST", "/v1/rank/batch"),
     ("POST", "/v1/events"),
     ("POST", "/v1/users/{user_id}/merge"),
     ("GET", "/v1/users/{user_id}/export"),

@@ -25,6 +25,8 @@ async def test_models_and_scenarios_are_listed(running: Running) -> None:
         "count": 3,
         "deadline_ms": 100,
         "seen": "exclude",
+        "ranker": None,
+        "candidates": None,
     }
 
 

@@ -244,6 +244,18 @@ async def test_delete_user_forgets_the_user_and_their_sessions_and_nobody_else(s
     assert await store.delete_user("u") == 0
 
 
+async def test_a_deletion_is_remembered_though_nothing_was_stored(store: StateStore) -> None:
+    assert await store.deleted_at("u", timeout_s=T) is None
+    await store.delete_user("u")
+    first = await store.deleted_at("u", timeout_s=T)
+    assert first is not None
+    await store.delete_user("u")
+    again = await store.deleted_at("u", timeout_s=T)
+    assert again is not None
+    assert again >= first
+    assert await store.deleted_at("v", timeout_s=T) is None
+
+
 async def test_delete_session_leaves_the_user(store: StateStore) -> None:
     await store.append([event("e1", session="s")], timeout_s=T)
     assert await store.delete_session("s") > 0
