@@ -107,7 +107,7 @@ def _point_at_items(model: onnx_ir.Model, shape: list[int], path: Path) -> None:
     if len(tables) != 1:
         raise ExportError(
             f"{path.name}: {len(tables)} initializers hold the item table {shape}, expected 1; "
-            "a model must get item vectors through its arguments alone"
+            "encode_vectors must get item vectors through its argument alone, and so must a served ranker"
         )
     offset, length = table_range(shape)
     tables[0].const_value = onnx_ir.ExternalTensor(
