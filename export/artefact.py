@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from export.errors import ExportError
+from export.items_file import INTENT_ITEMS
 from service.artefact.check import check_report
 from service.artefact.files import CATALOGUE, ENCODER, ITEMS, MANIFEST, digest
 from service.artefact.manifest import (
@@ -53,6 +54,7 @@ class Draft:
         reference: queries of item indices by the original model; the golden answers then hold the exported graph to
             it. Without one they are the graph's own.
         has_attention: the graph also gives `attention` (batch, n_queries, length).
+        intents: float32 (n_items + 1, dim), each item as an intent; the graph also gives `intents` (batch, 2, dim).
         phrases: texts that name interests, and where they lie among the items.
         replaces: when the version was made that this one is an extension of; the new one sorts after it.
     """
@@ -75,6 +77,7 @@ class Draft:
     replaces: datetime | None = None
     has_attention: bool = False
     phrases: InterestPhrases | None = None
+    intents: NDArray[np.float32] | None = None
 
 
 def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = lambda message: None) -> Path:
@@ -99,6 +102,8 @@ def write_artefact(draft: Draft, root: Path, on_step: Callable[[str], None] = la
         folder = temporary / "content"
         folder.mkdir()
         np.save(folder / ITEMS, np.ascontiguousarray(draft.items, dtype=np.float32))
+        if draft.intents is not None:
+            np.save(folder / INTENT_ITEMS, np.ascontiguousarray(draft.intents, dtype=np.float32))
         pq.write_table(draft.catalogue.to_table(), folder / CATALOGUE)
         draft.write_encoder(folder)
         phrases = None if draft.phrases is None else write_phrases(folder, draft.phrases)
@@ -133,9 +138,9 @@ def naming_faults(name: str, history_events: Sequence[str]) -> list[str]:
 
 
 def retriever_tensors(
-    encoder: EncoderSpec, *, has_attention: bool = False
+    encoder: EncoderSpec, *, has_attention: bool = False, has_intents: bool = False
 ) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """Inputs and outputs every retriever's graph has, and attention where the model gives it."""
+    """Inputs and outputs every retriever's graph has, and attention or intents where the model gives them."""
     length: int | str = encoder.fixed_length or "length"
     inputs = [
         TensorSpec(name="item_seq", dtype="int64", shape=["batch", length]),
@@ -144,6 +149,8 @@ def retriever_tensors(
     outputs = [TensorSpec(name="queries", dtype="float32", shape=["batch", encoder.n_queries, encoder.dim])]
     if has_attention:
         outputs.append(TensorSpec(name="attention", dtype="float32", shape=["batch", encoder.n_queries, length]))
+    if has_intents:
+        outputs.append(TensorSpec(name="intents", dtype="float32", shape=["batch", 2, encoder.dim]))
     return inputs, outputs
 
 
@@ -163,13 +170,24 @@ def _manifest(draft: Draft, folder: Path, golden: GoldenSpec, phrases: PhrasesSp
     created_at = datetime.now(UTC).replace(microsecond=0)
     if draft.replaces is not None:  # within the same second, the order of versions would be that of their digests
         created_at = max(created_at, draft.replaces + timedelta(seconds=1))
-    inputs, outputs = retriever_tensors(draft.encoder, has_attention=draft.has_attention)
-    items = ItemTableSpec(
-        file=ITEMS,
-        dtype="float32",
-        shape=list(draft.items.shape),
-        meaning="item vectors: score = max over queries of <query, row>; the encoder's look-up table",
+    inputs, outputs = retriever_tensors(
+        draft.encoder, has_attention=draft.has_attention, has_intents=draft.intents is not None
     )
+    tables = {
+        "items": ItemTableSpec(
+            file=ITEMS,
+            dtype="float32",
+            shape=list(draft.items.shape),
+            meaning="item vectors: score = max over queries of <query, row>; the encoder's look-up table",
+        )
+    }
+    if draft.intents is not None:
+        tables["intents"] = ItemTableSpec(
+            file=INTENT_ITEMS,
+            dtype="float32",
+            shape=list(draft.intents.shape),
+            meaning="items as intents: an intent is known by the items whose rows are nearest to it by cosine",
+        )
     body: dict[str, Any] = {
         "name": draft.name,
         "created_at": created_at,
@@ -179,7 +197,7 @@ def _manifest(draft: Draft, folder: Path, golden: GoldenSpec, phrases: PhrasesSp
         "inputs": inputs,
         "outputs": outputs,
         "n_items": len(draft.items) - 1,
-        "item_tables": {"items": items},
+        "item_tables": tables,
         "golden": golden,
         "interest_phrases": phrases,
         "files": {path.name: digest(path) for path in sorted(folder.iterdir())},

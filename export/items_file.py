@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from service.artefact.files import ITEMS
+
+INTENT_ITEMS: Final = "intent_items.npy"  # of a model with intents: every item as one, row-aligned with items.npy
 
 
 def table_range(shape: Sequence[int]) -> tuple[int, int]:

@@ -54,8 +54,8 @@ def _torch_outputs(graph: EncoderGraph, features: SequenceFeatures) -> list[NDAr
 def check_parity(graph: EncoderGraph, session: Any, encoder: EncoderSpec, seed: int = 11) -> Parity:
     """Torch and ONNX Runtime agree at batch 1, 3 and 17 on empty, short, exact, over-long and mixed histories.
 
-    Queries, and attention where there is any, within `TOLERANCE`; the same top 20 (but for swaps among scores closer
-    than the rounding of float32); and in clean mode the same queries whatever padding is appended.
+    Queries, and attention and intents where there are any, within `TOLERANCE`; the same top 20 (but for swaps among
+    scores closer than the rounding of float32); and in clean mode the same queries whatever padding is appended.
 
     Raises:
         ParityError: names the case, the batch and the gap.
@@ -79,6 +79,8 @@ def check_parity(graph: EncoderGraph, session: Any, encoder: EncoderSpec, seed: 
             widest_padding = max(widest_padding, gap)
         if graph.inputs.has_attention:
             _check_attention(where, graph, session, encoder, histories)
+        if graph.inputs.has_intents:
+            _check_intents(where, graph, session, encoder, histories)
         n_histories += len(histories)
     return Parity(n_histories, widest, widest_padding)
 
@@ -120,6 +122,20 @@ def _check_attention(
         _gap(f"{where}: attention on padding and none", np.where(real[:, None], 0, given), np.zeros_like(given))
         found.append(given.transpose(0, 2, 1)[real])  # of each real item, in order
     _gap(f"{where}: attention with appended padding and without", found[1], found[0])
+
+
+def _check_intents(
+    where: str, graph: EncoderGraph, session: Any, encoder: EncoderSpec, histories: list[list[int]]
+) -> None:
+    """Intents are torch's, and the same with padding and without; those of an empty history mean nothing."""
+    found = []
+    some = np.array([bool(history) for history in histories])
+    for length in (None, encoder.max_seq_len):
+        features = encode_sequences(histories, encoder.max_seq_len, padding=encoder.padding, length=length)
+        given = session.run(["intents"], {"item_seq": features.item_seq, "seq_len": features.seq_len})[0]
+        _gap(f"{where}: intents of ONNX Runtime and torch", given, _torch_outputs(graph, features)[1])
+        found.append(given[some])
+    _gap(f"{where}: intents with appended padding and without", found[1], found[0])
 
 
 def _gap(what: str, found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -57,6 +57,7 @@ def draft_of(
         metrics={} if run.evaluation is None else dict(run.evaluation["test"]),
         evaluation=evaluation,
         has_attention=graph.inputs.has_attention,
+        intents=graph.intent_items.numpy() if graph.inputs.has_intents else None,
         phrases=named_phrases(run.model, run.split.valid),
         reference=lambda histories: torch_queries(graph, graph.spec, [list(history) for history in histories]),
     )

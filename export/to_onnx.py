@@ -16,7 +16,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from export.errors import ExportError
 from export.graphs import EncoderGraph, RankerGraph
 from export.items_file import table_range
-from service.artefact.files import ENCODER, ITEMS, RANKER
+from service.artefact.files import ENCODER, RANKER
 
 OPSET = 20
 
@@ -25,12 +25,12 @@ _MOST_CANDIDATES = 4096
 
 
 def write_encoder(graph: EncoderGraph, folder: Path) -> Path:
-    """`folder/encoder.onnx` of the graph; its table is not in it, the look-up reads items.npy beside it.
+    """`folder/encoder.onnx` of the graph; its tables are not in it, look-ups read items.npy and such beside it.
 
     Both axes are dynamic, the length up to max_seq_len; a model with a fixed length gets that length.
 
     Raises:
-        ExportError: the item look-up did not survive as one initializer.
+        ExportError: a look-up did not survive as one initializer.
     """
     inputs = graph.inputs
     # An example axis of 1 would be taken for a constant.
@@ -91,27 +91,28 @@ def _write(
         )
     assert program is not None, "dynamo=True gives a program"
     model: onnx_ir.Model = program.model
-    _point_at_items(model, list(graph.items.shape), path)
+    for name, file in graph.tables.items():
+        _point_at(model, name, list(getattr(graph, name).shape), file, path)
     # Stack traces with this machine's paths, ten times the size of a small model's weights.
     ClearMetadataAndDocStringPass()(model)
     onnx_ir.save(model, path)
     return path
 
 
-def _point_at_items(model: onnx_ir.Model, shape: list[int], path: Path) -> None:
+def _point_at(model: onnx_ir.Model, name: str, shape: list[int], file: str, path: Path) -> None:
     tables = [
         value
-        for name, value in model.graph.initializers.items()
-        if name.split(".")[-1] == "items" and value.shape is not None and list(value.shape.numpy()) == shape
+        for initializer, value in model.graph.initializers.items()
+        if initializer.split(".")[-1] == name and value.shape is not None and list(value.shape.numpy()) == shape
     ]
     if len(tables) != 1:
         raise ExportError(
-            f"{path.name}: {len(tables)} initializers hold the item table {shape}, expected 1; "
+            f"{path.name}: {len(tables)} initializers hold the table '{name}' {shape}, expected 1; "
             "encode_vectors must get item vectors through its argument alone, and so must a served ranker"
         )
     offset, length = table_range(shape)
     tables[0].const_value = onnx_ir.ExternalTensor(
-        ITEMS,
+        file,
         offset=offset,
         length=length,
         dtype=onnx_ir.DataType.FLOAT,

@@ -85,6 +85,29 @@ def compare(
     typer.echo(as_markdown(table))
 
 
+@app.command(name="behaviour-only")
+def behaviour_only_runs(
+    plain: Annotated[list[Path], typer.Option(help="an evaluated run of the plain encoder; repeat it, one a seed")],
+    taught: Annotated[list[Path], typer.Option(help="a taught run of the same seed, in the same order")],
+    out: Annotated[Path | None, typer.Option(help="also write the figures as JSON")] = None,
+) -> None:
+    """Say what LLM4SBR keeps of its gain without a language model's answers, on held-back prefixes that have some.
+
+    Keeping 80 % is claimed only where the gain with answers is certain and the ratio's interval starts at 0.8 or above.
+
+    Example: `python -m models behaviour-only --plain $AFTERGLOW_RUNS/sbr-plain --taught $AFTERGLOW_RUNS/sbr`
+    """
+    import json
+
+    from models.behaviour_only import as_markdown, behaviour_only
+    from models.runs import write_atomic
+
+    found = behaviour_only(plain, taught)
+    if out:
+        write_atomic(out, json.dumps(found, indent=2).encode() + b"\n")
+    typer.echo(as_markdown(found), nl=False)
+
+
 @app.command()
 def study(
     study: Annotated[Path, typer.Argument(help="the study's TOML; models/configs/studies holds examples")],

@@ -35,6 +35,8 @@ class EncoderInputs:
     dim: int
     n_queries: int
     has_attention: bool = False  # an `AttentiveModel`
+    has_intents: bool = False  # an `IntentModel`
+    reads_titles: bool = False  # an `IntentModel` whose intents are made of rows of its `intent_table`
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,24 @@ class AttentiveModel(RetrieverModel, Protocol):
 
     def interest_phrases(self) -> Phrases | None:
         """What an LLM said of interests, placed in the space of the item table; None where none taught the model."""
+        ...
+
+
+class IntentModel(RetrieverModel, Protocol):
+    """A retriever that says what a language model would have said of a history, in a long and a short view."""
+
+    def intent_table(self) -> Tensor:
+        """float32 (n_items + 1, D): each item as an intent; row 0 is padding. An intent is known by its neighbours."""
+        ...
+
+    def encode_with_intents(
+        self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor, titles: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`encode_vectors` of the same arguments, and intents float32 (B, 2, D): long, short.
+
+        Args:
+            titles: rows of `intent_table` of item_seq (B, L, D), where `reads_titles`.
+        """
         ...
 
 

@@ -35,7 +35,7 @@ class LLMESRPaper:
             return None
         knowledge = load_knowledge(config.data.knowledge, dataset, config.data.split)
         if config.data.shuffle_knowledge:
-            what = [name for name in config.data.shuffle_knowledge if name != "exemplars"]  # LLM-ESR has none
+            what = [name for name in config.data.shuffle_knowledge if name == "items" or name == "users"]
             knowledge = shuffled(knowledge, what, config.data.shuffle_seed)
         return knowledge
 

@@ -7,6 +7,7 @@ from typing import Final
 from models.contracts import Paper
 from models.eimf_training import EIMFPaper
 from models.llm4msr_training import LLM4MSRPaper
+from models.llm4sbr_training import LLM4SBRPaper
 from models.llm_esr_training import LLMESRPaper
 from models.sessions.training import SessionPaper
 
@@ -15,4 +16,5 @@ PAPERS: Final[dict[str, Paper]] = {
     "eimf": EIMFPaper(),
     "session": SessionPaper(),
     "llm4msr": LLM4MSRPaper(),
+    "llm4sbr": LLM4SBRPaper(),
 }

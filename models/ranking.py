@@ -69,7 +69,7 @@ def rank_cases(
             at_target = starts[rows[asked]] + number
             targets = torch.as_tensor(cases.targets[at_target], device=table.device)
             asked_scores = scores if len(asked) == len(rows) else scores[torch.as_tensor(asked, device=table.device)]
-            ranks[at_target] = _ranks(asked_scores, targets).cpu().numpy()
+            ranks[at_target] = ranks_of(asked_scores, targets).cpu().numpy()
         if top:
             top_scores[rows], items[rows] = _top(scores, top)
         on_progress(len(rows))
@@ -152,7 +152,8 @@ def _score(model: RetrieverModel, table: Tensor, histories: list[NDArray[np.int6
     return scores
 
 
-def _ranks(scores: Tensor, targets: Tensor) -> Tensor:
+def ranks_of(scores: Tensor, targets: Tensor) -> Tensor:
+    """0-based rank (B,) of each target (B,) in its row of scores (B, N); of equals the lower item index is first."""
     own = scores.gather(1, targets[:, None])
     ranks = _count(scores > own)
     for row in torch.nonzero(_count(scores >= own) > ranks + 1)[:, 0].tolist():  # rare: another item has this score
