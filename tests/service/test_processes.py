@@ -49,7 +49,8 @@ class Several:
         return until(look)
 
     def logged(self, event: str, **fields: Any) -> list[dict[str, Any]]:
-        lines = [orjson.loads(line) for line in self.command.errors().splitlines()]
+        complete = self.command.errors().rpartition("\n")[0]  # the last line may still be in the making
+        lines = [orjson.loads(line) for line in complete.splitlines()]
         return [line for line in lines if line["event"] == event and fields.items() <= line.items()]
 
     def served(self) -> float:
