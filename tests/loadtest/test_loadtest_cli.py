@@ -191,7 +191,7 @@ def test_locust_users_walk_sessions_and_leave_a_result(fake_service: FakeService
     out = tmp_path / "r.json"
     command = [sys.executable, "-m", "loadtest", "locust", "--host", fake_service.url, "--users", "3"]
     done = subprocess.run(
-        [*command, "--duration-s", "1", "--think-s", "0.02", "--out", str(out)],
+        [*command, "--duration-s", "3", "--think-s", "0.02", "--out", str(out)],
         capture_output=True,
         text=True,
         timeout=60,
