@@ -120,14 +120,14 @@ class Recommender:
             wall_clock=wall_clock,
         )
 
-    async def recommend(self, ask: Ask, deadline: Deadline, *, bulk: bool = False) -> Answer:
-        """Items for what the asker did so far.
+    async def recommend(self, ask: Ask, deadline: Deadline, *, bulk: bool = False, crowded: bool = False) -> Answer:
+        """Items for what the asker did so far; of a crowded event loop, from what this process knows itself.
 
         Raises:
             NotFound: the scenario or the model is unknown.
             RequestError: with `degrade` never, why the first tier is out of reach.
         """
-        answer = self._begin(ask, deadline)
+        answer = self._begin(ask, deadline, crowded)
         scenario, model, count = answer.scenario, answer.model, ask.count or answer.scenario.count
         owners, n_drops = ask.owners, self._last_lists.n_drops
         owner = owners[0] if owners else None
@@ -161,13 +161,13 @@ class Recommender:
         answer.picked = picked or _from_popular(model, count, answer.hidden)
         return self._finish(answer)
 
-    async def similar(self, ask: SimilarAsk, deadline: Deadline) -> Answer:
+    async def similar(self, ask: SimilarAsk, deadline: Deadline, *, crowded: bool = False) -> Answer:
         """Items like the given ones; popular ones where the model knows none of them.
 
         Raises:
             NotFound, RequestError: as `recommend`.
         """
-        answer = self._begin(ask, deadline)
+        answer = self._begin(ask, deadline, crowded)
         model, count = answer.model, ask.count or answer.scenario.count
         seeds = _indices(model, ask.item_ids)
         answer.behaviour = Behaviour("request", seeds, frozenset(seeds), len(ask.item_ids) - len(seeds))
@@ -175,7 +175,7 @@ class Recommender:
         ranked = None
         if not seeds:
             answer.reasons.append("unknown_items")
-        else:
+        elif not answer.degraded:
             ranked = await self._ask_model(answer, "similar", seeds, count, bulk=False)
         if ranked is not None:
             answer.picked = Picked("model", ranked.items, ranked.scores.tolist())
@@ -205,19 +205,21 @@ class Recommender:
         scores = np.array([0.0 if score is None else score for score in ordered.scores], dtype=np.float32)
         return "model", replace(ranked, items=ranked.items[ordered.places], scores=scores)
 
-    def _begin(self, ask: Ask | SimilarAsk, deadline: Deadline) -> Answer:
+    def _begin(self, ask: Ask | SimilarAsk, deadline: Deadline, crowded: bool) -> Answer:
         scenario = self.registry.scenario(ask.scenario)
         model = scenario.model if ask.model is None else self.registry.model(*ask.model)
         answer = Answer(scenario, model, deadline, never_degrade=ask.never_degrade)
         if isinstance(ask, Ask):
             answer.explain, answer.diversity = ask.explain, ask.diversity
+        if crowded:
+            answer.step_down(Overloaded("More requests arrive than can be answered in time.", retry_after_s=1))
         return answer
 
     async def _read_state(self, ask: Ask, answer: Answer) -> Behaviour:
         """The history of the request, or else the stored one in one round trip."""
         if ask.history is not None:
             return behaviour_from_request(ask.history, answer.model.artefact, self._wall_clock())
-        if ask.user_id is None and ask.session_id is None:
+        if answer.degraded or (ask.user_id is None and ask.session_id is None):
             return Behaviour("none")
         started = answer.deadline.clock()
         try:

@@ -23,8 +23,9 @@ from service.metrics import Metrics
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:@-]{1,128}")
 # What the server and the gate tell each other in the request's state: when the first byte came, and whom to tell that
-# the caller has gone, or that the rest of the request does not come; and how to write a whole answer at once.
-ARRIVED_AT, ABANDON, REPLY = "arrived_at", "abandon", "reply"
+# the caller has gone, or that the rest of the request does not come; how to write a whole answer at once; and that the
+# event loop has no time for more than what it knows itself.
+ARRIVED_AT, ABANDON, REPLY, CROWDED = "arrived_at", "abandon", "reply", "crowded"
 Reason = Literal["client_gone", "receive_timeout"]
 GONE: Reason = "client_gone"
 LATE: Reason = "receive_timeout"
@@ -41,6 +42,7 @@ class Record:
     request_id: str
     started_at: float
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    crowded: bool = False  # the event loop has no time for more than what it knows itself
     code: str | None = None
     abandoned: Reason | None = None
     status: int = 0  # of an answer that did not pass `send`
@@ -76,7 +78,9 @@ class Gate:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else new_id()
         state = scope.setdefault("state", {})
-        record = state["record"] = Record(request_id, state.get(ARRIVED_AT) or self._clock(), headers)
+        record = state["record"] = Record(
+            request_id, state.get(ARRIVED_AT) or self._clock(), headers, state.get(CROWDED, False)
+        )
         status = 0
         task = asyncio.current_task()
 

@@ -50,7 +50,7 @@ async def _recommend(service: Service, record: Record, body: bytes) -> Answer:
     ask = recommend_ask(parse_json(body))
     deadline = start_deadline(record, service, recommender.registry.scenario(ask.scenario).deadline_ms)
     record.fields["user"] = service.pseudonyms.of(ask.user_id)
-    answer = await recommender.recommend(ask, deadline)
+    answer = await recommender.recommend(ask, deadline, crowded=record.crowded)
     record.fields |= log_fields(answer)
     return answer
 
@@ -86,11 +86,10 @@ def add_recommend(app: FastAPI, service: Service) -> None:
         """Items like the given ones, best first."""
         recommender = service.recommender
         ask = similar_ask(parse_json(await request.body()))
-        deadline = start_deadline(
-            request.state.record, service, recommender.registry.scenario(ask.scenario).deadline_ms
-        )
-        answer = await recommender.similar(ask, deadline)
-        request.state.record.fields |= log_fields(answer)
+        record: Record = request.state.record
+        deadline = start_deadline(record, service, recommender.registry.scenario(ask.scenario).deadline_ms)
+        answer = await recommender.similar(ask, deadline, crowded=record.crowded)
+        record.fields |= log_fields(answer)
         return as_response(answer)
 
     app.add_api_route(

@@ -150,6 +150,7 @@ class LocalEngine:
         self._alarm: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._asleep = False
         self._stopping = False
+        self._run_began_at: float | None = None
         self._run_ends_at: float | None = None  # of the run in progress, as predicted
         self._last_run_at = -_DOUBT_AFTER_S
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -226,11 +227,14 @@ class LocalEngine:
         """Rows in the queue."""
         return len(self._waiting) + len(self._bulk)
 
-    def predicted_s(self, model: Model, operation: Operation, deadline: Deadline, *, bulk: bool = False) -> float:
-        """Seconds until a request that came now would have its answer, as far as recent runs tell."""
-        return self._predict(self._pace(model, operation), deadline.granted_ms / 1000 * _SHARE_OF_BUDGET, bulk)
+    @property
+    def run_s(self) -> float:
+        """Seconds that the run in progress has taken so far; 0 between runs."""
+        began_at = self._run_began_at
+        return 0.0 if began_at is None else self._clock() - began_at
 
     def _predict(self, pace: Pace, run_limit_s: float, bulk: bool) -> float:
+        """Seconds until a request that came now would have its answer, as far as recent runs tell."""
         ahead = len(self._waiting) + (len(self._bulk) if bulk else 0)
         rows = pace.rows_within(run_limit_s)
         full_runs, others = divmod(ahead, rows)
@@ -286,7 +290,7 @@ class LocalEngine:
                 self._asleep = False
                 continue
             answers: list[Ranked | Exception] = self._score(batch) if batch else []
-            self._run_ends_at = None  # before anybody hears of the end
+            self._run_began_at = self._run_ends_at = None  # before anybody hears of the end
             try:
                 loop.call_soon_threadsafe(_deliver, late, batch, answers)
             except RuntimeError:  # the loop has closed; nobody waits any more
@@ -321,7 +325,7 @@ class LocalEngine:
         model, operation = batch[0].model, batch[0].operation
         pace = self._pace(model, operation)
         fallbacks = model.top_k_fallbacks
-        started = self._clock()
+        self._run_began_at = started = self._clock()
         self._run_ends_at = started + pace.of(len(batch))
         try:
             found = model.search(

@@ -6,6 +6,7 @@ its holder, however that one ended.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -44,11 +45,11 @@ class Orders(BaseModel):
 
 
 class Told(BaseModel):
-    """What a process says: that it answers, and with what; or why it cannot begin."""
+    """What a process says: that it answers, and with what; or why it cannot begin; or that it is still alive."""
 
     model_config = ConfigDict(frozen=True)
 
-    what: Literal["ready", "refused", "settings"]
+    what: Literal["ready", "refused", "settings", "alive"]
     text: str
 
 
@@ -59,6 +60,9 @@ def plain(settings: Settings) -> dict[str, Any]:
 
 def as_line(message: BaseModel) -> bytes:
     return orjson.dumps(message.model_dump(mode="json")) + b"\n"
+
+
+_ALIVE = as_line(Told(what="alive", text=""))
 
 
 class Line:
@@ -85,6 +89,11 @@ class Line:
             self._socket.sendall(as_line(Told(what=what, text=text)))
         except OSError:
             return
+
+    def beat(self) -> None:
+        """Says that the process is alive; not where saying it would have to wait, or nobody listens."""
+        with contextlib.suppress(OSError):
+            self._socket.send(_ALIVE, socket.MSG_DONTWAIT)
 
     def when_cut(self, act: Callable[[], None]) -> None:
         """Calls `act`, in a thread of its own, once the supervisor has let go of the line or has died."""

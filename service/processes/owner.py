@@ -20,6 +20,10 @@ from service.registry import load_registry
 from service.server import settle
 from service.settings import Settings
 
+# A process that hangs says nothing; one whose run hangs in native code has nothing good to say.
+_BEAT_S = 1.0
+_LONGEST_RUN_S = 30.0
+
 
 def own(line: Line, orders: Orders, settings: Settings, log: Logger) -> int:
     """Serves the fronts until the supervisor lets go of the line and the last front has gone; the exit code.
@@ -40,7 +44,7 @@ def own(line: Line, orders: Orders, settings: Settings, log: Logger) -> int:
     engine.warm(registry.models)
     settle()
     owner = EngineOwner(engine, registry.models, log)
-    uvloop.run(_serve(line, orders.engine_socket, settings, owner, stop))
+    uvloop.run(_serve(line, orders.engine_socket, settings, owner, engine, stop))
     return 0
 
 
@@ -61,12 +65,24 @@ class _Stop:
         await self._asked.wait()
 
 
-async def _serve(line: Line, path: Path, settings: Settings, owner: EngineOwner, stop: _Stop) -> None:
-    owner.engine.start()
+async def _serve(
+    line: Line, path: Path, settings: Settings, owner: EngineOwner, engine: LocalEngine, stop: _Stop
+) -> None:
+    engine.start()
     await owner.listen(path)
     line.tell("ready", ", ".join(f"{model.label} on {model.device}" for model in owner.models))
+    beating = asyncio.get_running_loop().create_task(beat(line, engine), name="beat")
     await stop.until_asked()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settings.drain_linger_s + settings.drain_timeout_s):
             await owner.until_alone()
+    beating.cancel()
     owner.close()
+
+
+async def beat(line: Line, engine: LocalEngine) -> None:
+    """Tells the supervisor that the process is alive, as long as its engine gets on."""
+    while True:
+        if engine.run_s < _LONGEST_RUN_S:
+            line.beat()
+        await asyncio.sleep(_BEAT_S)

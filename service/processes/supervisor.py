@@ -26,6 +26,9 @@ from service.settings import Settings
 # Of what a process tells: a refusal lists every reason.
 _LINE_BYTES = 1 << 22
 LIVED_LONG_S = 10.0  # a process that ran for this long starts the back-off anew
+# An engine process that has been ready and says nothing for so long hangs: it speaks every second.
+SILENT_S = 15.0
+_LAST_WORD_S = 1.0  # where it was us who slept, its words wait to be read
 _BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 # What stopping may take on top of the time that requests in flight get: writing queued events, closing connections.
 _STOP_MARGIN_S = 5.0
@@ -110,11 +113,11 @@ class Supervisor:
             self._running[name] = process
             if self._stop.is_set():  # asked for while it was being started
                 process.kill()
-            while (told := await process.next_told()) is not None:
+            while (told := await self._next_told(name, role, process)) is not None:
                 if told.what == "ready":
                     process.was_ready = True
                     self._on_process_ready(name, role, told.text, process.pid, time.monotonic() - began)
-                else:
+                elif told.what != "alive":
                     break
             code = await process.ended()
             del self._running[name]
@@ -142,6 +145,18 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._stop.wait()
+
+    async def _next_told(self, name: str, role: Role, process: _Process) -> Told | None:
+        """What the process says next; an engine process that hangs is killed, and says nothing more."""
+        if role != "engine" or not process.was_ready:
+            return await process.next_told()
+        for limit_s in (SILENT_S, _LAST_WORD_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    return await process.next_told()
+        self._log.error("process_hangs", process=name, pid=process.pid, silent_s=SILENT_S)
+        process.kill()
+        return None
 
     def _on_process_ready(self, name: str, role: Role, text: str, pid: int, took_s: float) -> None:
         self._log.info("process_ready", process=name, pid=pid, took_s=round(took_s, 3))

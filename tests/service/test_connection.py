@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from typing import Any
 
 import pytest
 from napkin import ITEMS, NOW, ManualClock
@@ -176,8 +177,8 @@ def test_a_crowded_loop_refuses_questions_and_nothing_else(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served, crowded = serve(), [True]
-    lets_in = Crowd.lets_in
-    monkeypatch.setattr(Crowd, "lets_in", lambda crowd: not crowded[0] and lets_in(crowd))
+    room = Crowd.room
+    monkeypatch.setattr(Crowd, "room", lambda crowd: "none" if crowded[0] else room(crowd))
     client = served.connect()
 
     def call(method: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
@@ -199,6 +200,41 @@ def test_a_crowded_loop_refuses_questions_and_nothing_else(
     assert (answered.status, json.loads(answered.read())["served"]["tier"]) == (200, "model")
 
 
+def test_a_crowded_loop_answers_from_memory_while_there_is_room_for_that(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, crowded = serve(), [False]
+    room = Crowd.room
+    monkeypatch.setattr(Crowd, "room", lambda crowd: "memory" if crowded[0] else room(crowd))
+    client = served.connect()
+
+    def call(path: str, **body: object) -> tuple[int, dict[str, Any]]:
+        client.request("POST", path, json.dumps(body))
+        response = client.getresponse()
+        return response.status, json.loads(response.read())
+
+    history = [{"item_id": "a"}]
+    _, before = call("/v1/recommend", user_id="u", history=history)
+    crowded[0] = True
+    runs = served.metric("engine_batch_rows_count")
+
+    status, known = call("/v1/recommend", user_id="u")
+    assert (status, known["served"]["tier"], known["served"]["reasons"]) == (200, "cache", ["overloaded"])
+    assert known["items"] == before["items"]
+    status, new = call("/v1/recommend", user_id="v", history=history)
+    assert (status, new["served"]["tier"], new["served"]["degraded"]) == (200, "popular", True)
+    assert "a" not in [item["item_id"] for item in new["items"]]
+    status, similar = call("/v1/similar", item_ids=["a"])
+    assert (status, similar["served"]["tier"], similar["served"]["reasons"]) == (200, "popular", ["overloaded"])
+    status, refused = call("/v1/recommend", user_id="u", degrade="never")
+    assert (status, refused["code"]) == (503, "overloaded")
+    status, refused = call("/v1/recommend/batch", requests=[{"user_id": "u"}])
+    assert (status, refused["code"]) == (503, "overloaded")
+
+    assert served.metric("engine_batch_rows_count") == runs
+    assert served.metric("shed_total", reason="loop_busy") == 5
+
+
 class Turns:
     """An event loop by hand: `call_soon` notes, `turn` runs what was noted."""
 
@@ -214,25 +250,26 @@ class Turns:
             callback(*arguments)
 
 
-def test_only_turns_that_are_long_again_and_again_refuse_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_turns_that_are_long_again_and_again_harm_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, loop = ManualClock(), Turns()
     monkeypatch.setattr(
         "service.api.connection.time", type("Time", (), {"monotonic": lambda: clock(), "thread_time": clock})
     )
     crowd = Crowd(loop, turn_s=0.01)
 
-    def turn(n_requests: int, cost_s: float = 0.001) -> int:
-        n_let_in = sum([crowd.lets_in() for _ in range(n_requests)])
+    def turn(n_requests: int, cost_s: float = 0.001) -> tuple[int, int]:
+        rooms = [crowd.room() for _ in range(n_requests)]
         loop.turn()
-        clock.advance(n_let_in * cost_s)
+        clock.advance((n_requests - rooms.count("none")) * cost_s)
         loop.turn()
-        return n_let_in
+        return rooms.count("all"), rooms.count("memory")
 
-    assert [turn(40) for _ in range(4)] == [40] * 4  # 40 ms each: now it is known to be behind
-    late = [turn(40) for _ in range(60)]
-    assert late[-1] in (10, 11)  # as many as fit into 10 ms
-    assert [turn(2) for _ in range(10)] == [2] * 10  # quiet again
-    assert turn(40) == 40  # and a single burst is let in
+    assert [turn(40) for _ in range(4)] == [(40, 0)] * 4  # 40 ms each: now it is known to be behind
+    late = [turn(40) for _ in range(60)][-1]
+    assert late[0] in (10, 11)  # as many as fit into 10 ms
+    assert late[1] in (2, 3)  # and into a quarter of that
+    assert [turn(2) for _ in range(10)] == [(2, 0)] * 10  # quiet again
+    assert turn(40) == (40, 0)  # and a single burst harms nobody
 
 
 def test_no_reply_reaches_another_user_under_random_aborts(serve: Callable[..., Served]) -> None:

@@ -254,13 +254,13 @@ async def test_a_wait_that_does_not_fit_the_budget_is_refused_at_once(
     others = await queued(1, engine, [ask(engine, model, [2], ample(clock))])
 
     # One running, one waiting, and its own: 300 ms.
-    assert engine.predicted_s(model, "recommend", ample(clock)) == pytest.approx(0.3)
     with pytest.raises(Overloaded):
         await ask(engine, model, [3], Deadline.start(290, clock(), clock))
+    others += await queued(2, engine, [ask(engine, model, [4], Deadline.start(310, clock(), clock))])
 
     model.gate.set()
     await asyncio.gather(first, *others)
-    assert model.batches == [[[1]], [[99]], [[2]]]
+    assert model.batches == [[[1]], [[99]], [[2]], [[4]]]
 
 
 async def test_an_idle_engine_refuses_what_cannot_fit_until_the_estimate_is_old(
@@ -311,7 +311,7 @@ async def test_before_the_first_request_every_size_of_batch_has_run_the_largest_
     engine.warm([model])
 
     assert [n_rows for operation, n_rows in model.runs if operation == "recommend"] == [6] * 3 + [3] * 3 + [1] * 3
-    assert engine.predicted_s(model, "recommend", ample(clock)) == pytest.approx(0.01)
+    assert engine._pace(model, "recommend").of(1) == pytest.approx(0.01)
 
 
 async def test_a_model_that_fails_fails_its_requests_and_no_others(
