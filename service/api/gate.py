@@ -7,6 +7,7 @@ the routes of FastAPI, another before each route that is reached without FastAPI
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -136,7 +137,9 @@ class Gate:
         route = self._route or getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if route != "unmatched" else "any"
         self._metrics.http_of(route, method, str(status)).observe(took_s)
-        say = self._log.debug if route in _QUIET else self._log.info
+        say, level = (self._log.debug, logging.DEBUG) if route in _QUIET else (self._log.info, logging.INFO)
+        if not self._log.is_enabled_for(level):
+            return
         say(
             "request",
             request_id=record.request_id,

@@ -6,6 +6,8 @@ documents it, and answers where the application is mounted below another path.
 
 from __future__ import annotations
 
+import logging
+
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
@@ -51,7 +53,8 @@ async def _recommend(service: Service, record: Record, body: bytes) -> Answer:
     deadline = start_deadline(record, service, recommender.registry.scenario(ask.scenario).deadline_ms)
     record.fields["user"] = service.pseudonyms.of(ask.user_id)
     answer = await recommender.recommend(ask, deadline, crowded=record.crowded)
-    record.fields |= log_fields(answer)
+    if service.log.is_enabled_for(logging.INFO):  # the request's line; at a higher level nobody would read it
+        record.fields |= log_fields(answer)
     return answer
 
 
