@@ -227,6 +227,25 @@ def diversity(
     typer.echo(as_markdown(report), nl=False)
 
 
+@app.command(name="meta-layers")
+def meta_layers(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run of LLM4MSR with a scenario level")],
+    one: Annotated[str | None, typer.Argument(help="a scenario; default every pair")] = None,
+    other: Annotated[str | None, typer.Argument(help="another one")] = None,
+) -> None:
+    """Say how alike scenarios are to the LLM, how alike the layers made from that are, and how far they move scores.
+
+    Also writes meta_layers.json and meta_layers.html, with plots, into the run.
+
+    Example: `python -m models meta-layers $AFTERGLOW_RUNS/shop-llm4msr home deals`
+    """
+    from models.meta_report import as_lines, describe_meta_layers
+
+    with exit_codes("the report starts from its beginning next time"):
+        for line in as_lines(describe_meta_layers(run), one, other):
+            typer.echo(line)
+
+
 def _report(run: Path, negatives: int) -> None:
     from models.evaluate import evaluate
 

@@ -214,8 +214,11 @@ class LLM4MSRConfig(_Section):
 
     n_negatives: Annotated[
         int, Field(ge=1, description="for each event of an epoch, where the data set has no impressions")
-    ] = 4
-    n_test_negatives: Annotated[int, Field(ge=1, description="beside each held-out event, likewise; drawn once")] = 20
+    ] = 9
+    n_test_negatives: Annotated[
+        int,
+        Field(ge=1, description="beside each held-out event, drawn once; as many as in training for a true logloss"),
+    ] = 9
     negatives_seed: Annotated[int, Field(ge=0, description="of those")] = 11
 
     @property
