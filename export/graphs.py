@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.items_file import INTENT_ITEMS
-from models.contracts import AttentiveModel, IntentModel, RankerModel, RetrieverModel
+from models.contracts import AttentiveModel, IntentModel, RankerModel, RetrieverModel, items_read
 from service.artefact.files import ITEMS
 from service.artefact.manifest import EncoderSpec, RankerSpec
 
@@ -62,7 +62,7 @@ class EncoderGraph(nn.Module):
         return {"items": ITEMS} | ({"intent_items": INTENT_ITEMS} if self.inputs.reads_titles else {})
 
     def forward(self, item_seq: Tensor, seq_len: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        vectors = F.embedding(item_seq, self.items)
+        vectors = F.embedding(items_read(self.model, item_seq), self.items)
         if self.inputs.has_attention:
             attentive: AttentiveModel = self.model  # type: ignore[assignment]  # it says so
             return attentive.encode_with_attention(vectors, item_seq, seq_len)

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from export.artefact import Draft
+from export.errors import ExportError
 from export.graphs import EncoderGraph
 from export.parity import check_parity, torch_queries
 from export.to_onnx import write_encoder
+from models.contracts import RetrieverModel
 from models.naming import named_phrases
 from models.runs import Run
 from service.artefact.files import ENCODER
@@ -31,7 +33,12 @@ def draft_of(
     """What to write for the run: its encoder with the folded item table, held to torch while it is exported.
 
     A run that was not evaluated has no metrics and no evaluation policy in its manifest.
+
+    Raises:
+        ExportError: the run's model is no retriever.
     """
+    if not isinstance(run.model, RetrieverModel):
+        raise ExportError(f"{run.path.name}: a {run.config['model']['kind']} model has no query vectors to serve")
     graph = EncoderGraph(run.model)
 
     def write(folder: Path) -> None:

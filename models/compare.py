@@ -26,6 +26,11 @@ class Ranks:
     ranks: NDArray[np.int64]  # 0-based
     rows: Rows
     groups: dict[str, NDArray[np.bool_]]
+    owners: NDArray[np.int64] | None = None  # whose each is, where one session has several cases of one target
+
+    def owners_in(self, group: str = "overall") -> NDArray[np.int64] | None:
+        """Owners of what `values` gives; None: each is its own."""
+        return self.owners if self.owners is None or group == "overall" else self.owners[self.groups[group]]
 
     def values(self, metric: str, group: str = "overall") -> NDArray[np.float64]:
         """`metric` of each case that has a target in `group`."""
@@ -48,7 +53,9 @@ def compare(folders: list[Path]) -> dict[str, Any]:
     _, by_place = headline(control)
     rows = []
     for folder, report in zip(folders, reports, strict=True):
-        mean, low, high = paired_bootstrap(read_ranks(folder).values(by_place), control_ranks.values(by_place), seed=0)
+        mean, low, high = paired_bootstrap(
+            read_ranks(folder).values(by_place), control_ranks.values(by_place), seed=0, owners=control_ranks.owners
+        )
         rows.append(
             {
                 "run": report["run"],
@@ -133,7 +140,8 @@ def read_ranks(folder: Path, protocol: str = "test") -> Ranks:
         groups = {name.removeprefix("group:"): saved[name] for name in saved.files if name.startswith("group:")}
         ranks: NDArray[np.int64] = saved["ranks"]
         rows: Rows = saved["cases"] if "cases" in saved.files else None
+        owners: Rows = saved["owners"] if "owners" in saved.files else None
     if protocol == "sampled":
         with np.load(folder / "sampled_ranks.npz") as saved:
             ranks = saved["ranks"]
-    return Ranks(ranks, rows, groups)
+    return Ranks(ranks, rows, groups, owners)

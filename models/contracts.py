@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -64,6 +66,32 @@ class RetrieverModel(Protocol):
 
     def encode_vectors(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
         """float32 queries (B, Q, D) from `item_table()[item_seq]` (B, L, D), item_seq (B, L) and seq_len (B,)."""
+        ...
+
+
+@runtime_checkable
+class NeighbourModel(Protocol):
+    """A retriever that reads rows of more items than those of the history: their neighbours."""
+
+    def reads(self, item_seq: Tensor) -> Tensor:
+        """int64 (B, L, ...): `encode_vectors` gets `item_table()[reads(item_seq)]` in place of that of item_seq."""
+        ...
+
+
+def items_read(model: object, item_seq: Tensor) -> Tensor:
+    """The items whose rows `model` wants for histories item_seq (B, L)."""
+    return model.reads(item_seq) if isinstance(model, NeighbourModel) else item_seq
+
+
+@runtime_checkable
+class ScoringModel(Protocol):
+    """A rule that scores the catalogue without query vectors: a baseline, judged like a retriever and never served."""
+
+    n_items: int
+    max_seq_len: int  # newest items of a history that it reads
+
+    def score_histories(self, histories: list[NDArray[np.int64]]) -> Tensor:
+        """float32 (B, n_items + 1) of histories that are not empty; -inf for what is no answer."""
         ...
 
 

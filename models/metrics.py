@@ -94,19 +94,41 @@ def by_group(
 
 
 def paired_bootstrap(
-    ours: NDArray[np.float64], theirs: NDArray[np.float64], *, seed: int, n_draws: int = 2000
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    *,
+    seed: int,
+    n_draws: int = 2000,
+    owners: NDArray[np.int64] | None = None,
 ) -> tuple[float, float, float]:
-    """Mean of (ours - theirs) over the same users, and its 95 % interval by resampling users."""
+    """Mean of (ours - theirs) over the same cases, and its 95 % interval by resampling cases, or whoever owns them.
+
+    Args:
+        owners: of each case, any number per owner; None: each case has an owner of its own. Cases of one session are
+            drawn or left together, since they are not independent.
+    """
     difference = ours - theirs
     rng = np.random.default_rng(seed)
-    n = len(difference)
-    means = np.array([difference[rng.integers(0, n, n)].mean() for _ in range(n_draws)])
+    if owners is None:
+        n = len(difference)
+        means = np.array([difference[rng.integers(0, n, n)].mean() for _ in range(n_draws)])
+    else:
+        at = np.unique(owners, return_inverse=True)[1]
+        sums, sizes = np.bincount(at, difference), np.bincount(at)
+        n = len(sizes)
+        owned = (rng.integers(0, n, n) for _ in range(n_draws))
+        means = np.array([sums[drawn].sum() / sizes[drawn].sum() for drawn in owned])
     low, high = np.percentile(means, [2.5, 97.5])
     return float(difference.mean()), float(low), float(high)
 
 
 def relative_bootstrap(
-    ours: NDArray[np.float64], theirs: NDArray[np.float64], *, seed: int, n_draws: int = 1000
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    *,
+    seed: int,
+    n_draws: int = 1000,
+    owners: NDArray[np.int64] | None = None,
 ) -> tuple[float, float, float]:
     """mean(ours) / mean(theirs) - 1 over the same users, and its 95 % interval by resampling users, and seeds.
 
@@ -114,8 +136,14 @@ def relative_bootstrap(
 
     Args:
         ours, theirs: (users,), or (seeds, users) with the same seeds in the same order: seeds are then drawn anew too.
+        owners: of each entry, where several belong together, as in `paired_bootstrap`.
     """
     ours, theirs = np.atleast_2d(ours), np.atleast_2d(theirs)
+    if owners is not None:  # sums by owner: their ratio is that of the means
+        at = np.unique(owners, return_inverse=True)[1]
+        ours, theirs = (
+            np.stack([np.bincount(at, of_seed).astype(np.float64) for of_seed in each]) for each in (ours, theirs)
+        )
     n_seeds, n = ours.shape
     rng = np.random.default_rng(seed)
     ratios = np.full(n_draws, np.nan)

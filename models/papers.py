@@ -9,6 +9,7 @@ from models.eimf_training import EIMFPaper
 from models.llm4msr_training import LLM4MSRPaper
 from models.llm4sbr_training import LLM4SBRPaper
 from models.llm_esr_training import LLMESRPaper
+from models.sessions.neighbours_run import NeighboursPaper
 from models.sessions.training import SessionPaper
 
 PAPERS: Final[dict[str, Paper]] = {
@@ -17,4 +18,5 @@ PAPERS: Final[dict[str, Paper]] = {
     "session": SessionPaper(),
     "llm4msr": LLM4MSRPaper(),
     "llm4sbr": LLM4SBRPaper(),
+    "neighbours": NeighboursPaper(),
 }

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.contracts import RetrieverModel
+from models.contracts import RetrieverModel, ScoringModel, items_read
 from models.data.dataset import Sequences
 from models.data.splits import EvalCases
 from service.features import encode_sequences
@@ -30,7 +30,7 @@ class Ranking:
 
 @torch.no_grad()
 def rank_cases(
-    model: RetrieverModel,
+    model: RetrieverModel | ScoringModel,
     cases: EvalCases,
     *,
     filter_seen: bool = True,
@@ -47,8 +47,7 @@ def rank_cases(
         top: how many of the best items to keep for each case; 0 keeps none.
         on_progress: called with the number of cases done since the last call.
     """
-    table = model.item_table()
-    n_items = table.shape[0] - 1
+    score, n_items = _scorer(model)
     top = min(top, n_items)
     n = len(cases)
     ranks = np.empty(len(cases.targets), dtype=np.int64)
@@ -59,7 +58,7 @@ def rank_cases(
     block = max(1, min(512, _BLOCK_SCORES // (n_items + 1)))
     for start in range(0, n, block):
         rows = order[start : start + block]
-        scores = _score(model, table, [cases.inputs[row] for row in rows])
+        scores = score([cases.inputs[row] for row in rows])
         if filter_seen:
             at, seen = _flat(cases.inputs, rows)
             scores[at, seen] = -torch.inf
@@ -67,8 +66,8 @@ def rank_cases(
         for number in range(1 if cases.n_targets is None else int(cases.n_targets[rows].max())):
             asked = np.arange(len(rows)) if cases.n_targets is None else np.flatnonzero(cases.n_targets[rows] > number)
             at_target = starts[rows[asked]] + number
-            targets = torch.as_tensor(cases.targets[at_target], device=table.device)
-            asked_scores = scores if len(asked) == len(rows) else scores[torch.as_tensor(asked, device=table.device)]
+            targets = torch.as_tensor(cases.targets[at_target], device=scores.device)
+            asked_scores = scores if len(asked) == len(rows) else scores[torch.as_tensor(asked, device=scores.device)]
             ranks[at_target] = ranks_of(asked_scores, targets).cpu().numpy()
         if top:
             top_scores[rows], items[rows] = _top(scores, top)
@@ -140,7 +139,15 @@ def _encode(model: RetrieverModel, table: Tensor, histories: list[NDArray[np.int
     )
     item_seq = torch.as_tensor(features.item_seq, device=table.device)
     seq_len = torch.as_tensor(features.seq_len, device=table.device)
-    return model.encode_vectors(table[item_seq], item_seq, seq_len)
+    return model.encode_vectors(table[items_read(model, item_seq)], item_seq, seq_len)
+
+
+def _scorer(model: RetrieverModel | ScoringModel) -> tuple[Callable[[list[NDArray[np.int64]]], Tensor], int]:
+    """What gives (B, N) scores of histories, -inf for padding, and n_items."""
+    if isinstance(model, ScoringModel):
+        return model.score_histories, model.n_items
+    table = model.item_table()
+    return lambda histories: _score(model, table, histories), table.shape[0] - 1
 
 
 def _score(model: RetrieverModel, table: Tensor, histories: list[NDArray[np.int64]]) -> Tensor:

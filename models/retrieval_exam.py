@@ -1,6 +1,7 @@
 """How every retriever is judged: its held-out targets ranked among the whole catalogue, by group.
 
-ranks.npz             0-based rank of each test target, the groups it is in, and its case where cases have several
+ranks.npz             0-based rank of each test target, the groups it is in, its case where cases have several targets,
+                      and its session where sessions have several cases
 predictions.parquet   per test case: history, targets, top-20 items and scores; the service's answers are held to it
 negatives.npz, sampled_ranks.npz    where fixed random negatives are asked for
 """
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
-from models.contracts import RetrieverModel, Tested
+from models.contracts import RetrieverModel, ScoringModel, Tested
 from models.data.dataset import Dataset
 from models.data.splits import EvalCases, Split
 from models.errors import RunError
@@ -53,7 +54,7 @@ class RetrievalExam:
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         cases = self.split.valid
-        ranking = rank_cases(_retriever(model), cases, filter_seen=self.filter_seen, top=0)
+        ranking = rank_cases(_judged(model), cases, filter_seen=self.filter_seen, top=0)
         return metrics_of(ranking.ranks, rows=cases.rows)
 
     def test(self, model: nn.Module, folder: Path, console: Console, n_negatives: int, negatives_seed: int) -> Tested:
@@ -62,11 +63,11 @@ class RetrievalExam:
             RunError: negatives are asked for and cases have several targets, or `negatives.npz` there was drawn for
                 other cases.
         """
-        retriever, cases, train = _retriever(model), self.split.test, self.split.train
+        judged, cases, train = _judged(model), self.split.test, self.split.train
         with bar(console) as progress:
             task = progress.add_task("ranking the whole catalogue", total=len(cases))
             ranking = rank_cases(
-                retriever, cases, filter_seen=self.filter_seen, on_progress=lambda n: progress.advance(task, n)
+                judged, cases, filter_seen=self.filter_seen, on_progress=lambda n: progress.advance(task, n)
             )
         popularity = np.bincount(train.items, minlength=self.dataset.n_items + 1)
         groups, definitions = _groups(train.lengths, popularity, cases)
@@ -83,7 +84,7 @@ class RetrievalExam:
                 ),
                 "dropped_targets": {},
                 "tie_rule": "lowest item_id",
-                "history_length": retriever.describe_inputs().max_seq_len,
+                "history_length": _history_length(judged),
             },
             "criterion": self.criterion,
             "headline": list(self.headline),
@@ -95,29 +96,38 @@ class RetrievalExam:
             },
         }
         if n_negatives:
-            ranks = self._among_negatives(retriever, folder, n_negatives, negatives_seed)
+            ranks = self._among_negatives(judged, folder, n_negatives, negatives_seed)
             report["sampled"] = {"n_negatives": n_negatives, "seed": negatives_seed, "test": by_group(ranks, groups)}
             np.savez_compressed(folder / "sampled_ranks.npz", ranks=ranks)
         arrays: dict[str, NDArray[Any]] = {f"group:{name}": member for name, member in groups.items()}
         if cases.rows is not None:
             arrays["cases"] = cases.rows
+        elif len(np.unique(cases.user_index)) < len(cases):
+            arrays["owners"] = cases.user_index
         np.savez_compressed(folder / "ranks.npz", ranks=ranking.ranks, **arrays)  # type: ignore[arg-type]
         _write_predictions(folder / "predictions.parquet", self.dataset, cases, ranking)
         return Tested(report, _plots(self.headline, cases, ranking, _history_lengths(train.lengths, cases), popularity))
 
     def _among_negatives(
-        self, retriever: RetrieverModel, folder: Path, n_negatives: int, seed: int
+        self, model: RetrieverModel | ScoringModel, folder: Path, n_negatives: int, seed: int
     ) -> NDArray[np.int64]:
         cases = self.split.test
+        if isinstance(model, ScoringModel):
+            raise RunError(f"{folder.name}: a baseline without query vectors is ranked among the whole catalogue alone")
         if cases.rows is not None:
             raise RunError(f"split '{self.split.name}' has several targets a case; negatives are ranked with one alone")
         negatives = _saved_negatives(folder, cases, self.dataset.n_items, n_negatives, seed)
-        return rank_against(retriever, cases, negatives)
+        return rank_against(model, cases, negatives)
 
 
-def _retriever(model: nn.Module) -> RetrieverModel:
-    assert isinstance(model, RetrieverModel)
+def _judged(model: nn.Module) -> RetrieverModel | ScoringModel:
+    assert isinstance(model, RetrieverModel | ScoringModel)
     return model
+
+
+def _history_length(model: RetrieverModel | ScoringModel) -> int:
+    """Newest items of a history that the model reads."""
+    return model.max_seq_len if isinstance(model, ScoringModel) else model.describe_inputs().max_seq_len
 
 
 def _history_lengths(train_lengths: NDArray[np.int64], cases: EvalCases) -> NDArray[np.int64]:

@@ -137,6 +137,7 @@ def gains(
             metric: _interval(
                 np.stack([ranks.values(metric, group) for ranks in one]),
                 np.stack([ranks.values(metric, group) for ranks in other]),
+                one[0].owners_in(group),
             )
             for metric in metrics
         }
@@ -144,8 +145,10 @@ def gains(
     }
 
 
-def _interval(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, float]:
-    relative, low, high = relative_bootstrap(ours, theirs, seed=0)
+def _interval(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], owners: NDArray[np.int64] | None
+) -> dict[str, float]:
+    relative, low, high = relative_bootstrap(ours, theirs, seed=0, owners=owners)
     return {"relative": relative, "low": low, "high": high}
 
 
@@ -219,12 +222,18 @@ def _full(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _every_metric(rows: list[dict[str, Any]]) -> list[str]:
-    """Where cases have several targets: how many are found, whether any is, and how high they stand."""
-    if not any("recall@50" in row.get("headline", ()) for row in rows):
+    """Where the headline is not all that the literature compares: several targets a case, or sessions."""
+    told = {found for row in rows for found in row.get("headline", ())}
+    cutoffs: tuple[int, ...]
+    if "recall@50" in told:
+        cutoffs, names = (20, 50), ("recall", "hr", "ndcg")
+    elif "mrr@20" in told:
+        cutoffs, names = (5, 10, 20), ("hr", "mrr", "ndcg")
+    else:
         return []
-    metrics = [f"{name}@{k}" for k in (20, 50) for name in ("recall", "hr", "ndcg")]
+    metrics = [f"{name}@{k}" for k in cutoffs for name in names]
     lines = [[*_name(row), *(_cell(row, "test", "overall", metric) for metric in metrics)] for row in rows]
-    return ["", "All users.", "", *_lines(["model", "seeds", *metrics], lines)]
+    return ["", "All cases.", "", *_lines(["model", "seeds", *metrics], lines)]
 
 
 def _over_others(rows: list[dict[str, Any]]) -> list[str]:

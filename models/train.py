@@ -63,8 +63,13 @@ class _Trainer:
         torch.manual_seed(config.seed)
         paper = PAPERS[config.model.kind]
         self.model = paper.build_model(config, self.inputs).to(self.device)
+        self.is_taught = any(True for _ in self.model.parameters())
         self.optimiser = torch.optim.Adam(
-            self.model.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay, fused=True
+            # A baseline has nothing to learn, and an optimiser wants something.
+            self.model.parameters() if self.is_taught else [torch.nn.Parameter(torch.zeros(1))],
+            lr=config.train.learning_rate,
+            weight_decay=config.train.weight_decay,
+            fused=True,
         )
         self.curriculum = paper.curriculum(config, self.inputs, self.model, self.device)
         self.exam = paper.exam(config, self.inputs.dataset, self.inputs.split)
@@ -73,8 +78,9 @@ class _Trainer:
 
     def fit(self, console: Console) -> dict[str, Any]:
         config = self.config.train
+        max_epochs = config.max_epochs if self.is_taught else 1
         with bar(console, "loss", "valid") as progress:
-            while self.epoch < config.max_epochs and self.epoch - self.best_epoch < config.patience:
+            while self.epoch < max_epochs and self.epoch - self.best_epoch < config.patience:
                 total, best = self.curriculum.n_batches, f"best {self.best:.4f}"
                 task = progress.add_task(f"epoch {self.epoch + 1}", total=total, loss="", valid=best)
                 self._one_epoch(progress, task)

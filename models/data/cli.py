@@ -15,6 +15,7 @@ from models.data.filters import filter_tables, on_one_clock
 from models.data.folder import check_writable, read_tables, write_dataset
 from models.data.importers.cli import app as import_app
 from models.data.sample_shop import generate
+from models.data.sessions import cut_sessions
 from models.data.statistics import describe
 from models.terminal import exit_codes
 
@@ -100,6 +101,27 @@ def scenarios(
         kept = on_one_clock(tables, keep)
         write_dataset(out, kept.interactions, kept.items, kept.users, impressions=kept.impressions)
         typer.echo(f"kept {kept.interactions.num_rows:,} of {tables.interactions.num_rows:,} interactions in {out}")
+
+
+@app.command()
+def sessions(
+    source: Annotated[Path, typer.Argument(help="Dataset folder to read; every event has a timestamp.")],
+    out: Annotated[Path, typer.Argument(help="Dataset folder to write: a row of it is a session.")],
+    minutes: Annotated[int, typer.Option(min=1, help="Length of a wall-clock bin.")] = 10,
+    min_clicks: Annotated[int, typer.Option(min=1, help="Least interactions of a session.")] = 2,
+    item_core: Annotated[int, typer.Option(min=1, help="Least interactions of an item.")] = 5,
+    force: Force = False,
+) -> None:
+    """Cut users' logs into sessions: what one did within a wall-clock bin.
+
+    Example: `python -m models data sessions $AFTERGLOW_DATA/ml-100k $AFTERGLOW_RUNS/data/ml-100k-sessions`
+    """
+    with exit_codes("nothing was written"):
+        check_writable(out, force=force)
+        kept = cut_sessions(read_tables(source), minutes, min_clicks, item_core)
+        write_dataset(out, kept.interactions, kept.items)
+        n_sessions = len(kept.interactions.column("session_id").unique())
+        typer.echo(f"{n_sessions:,} sessions of {kept.interactions.num_rows:,} interactions in {out}")
 
 
 @app.command("sample-shop")

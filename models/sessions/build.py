@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from models.config import SessionEncoderConfig
+from models.sessions.backbones import BackboneEncoder
+from models.sessions.gce_gnn import GCEGNNEncoder, Neighbours
 from models.sessions.interface import Readout, SessionEncoder
 from models.sessions.sr_gnn import SRGNNEncoder
+from models.sessions.stamp import ProductReadout, STAMPEncoder
 
 
 class ConcatReadout(nn.Module):
@@ -35,19 +38,42 @@ class LocalReadout(nn.Module):
         return local_view
 
 
+class GlobalReadout(nn.Module):
+    """The global view itself: GCE-GNN's attention has the newest click in it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def forward(self, local_view: Tensor, global_view: Tensor) -> Tensor:
+        return global_view
+
+
 class _Parts(NamedTuple):
-    encoder: Callable[[SessionEncoderConfig], nn.Module]
+    encoder: Callable[[SessionEncoderConfig], nn.Module] | None  # None: built with a global graph
     readout: Callable[[int], nn.Module]
 
 
 PARTS: Final[dict[str, _Parts]] = {
     "sr-gnn": _Parts(SRGNNEncoder, ConcatReadout),
+    "gru4rec": _Parts(BackboneEncoder, LocalReadout),
+    "sasrec": _Parts(BackboneEncoder, LocalReadout),
+    "stamp": _Parts(STAMPEncoder, ProductReadout),
+    "gce-gnn": _Parts(None, GlobalReadout),
 }
 
 
-def build_encoder(config: SessionEncoderConfig) -> SessionEncoder:
-    """The session encoder that `config` names; a torch module."""
-    return cast(SessionEncoder, PARTS[config.encoder].encoder(config))
+def build_encoder(config: SessionEncoderConfig, neighbours: Neighbours | None = None) -> SessionEncoder:
+    """The session encoder that `config` names; a torch module. gce-gnn wants the global graph of the training sessions.
+
+    Raises:
+        ValueError: gce-gnn got none.
+    """
+    make = PARTS[config.encoder].encoder
+    if make is None:
+        if neighbours is None:
+            raise ValueError(f"{config.encoder} is built on the neighbours of items in training sessions")
+        return cast(SessionEncoder, GCEGNNEncoder(config, neighbours))
+    return cast(SessionEncoder, make(config))
 
 
 def build_readout(config: SessionEncoderConfig) -> Readout:

@@ -22,15 +22,33 @@ class Edges(NamedTuple):
     outgoing: Tensor  # float32 (B, L, L): 1 / n over the n distinct items that were clicked just after it
 
 
-def session_edges(item_seq: Tensor, mask: Tensor) -> Edges:
-    """The normalised session graph of item_seq (B, L) by its mask; a transition that repeats counts once."""
+class Transitions(NamedTuple):
+    """How the items at two positions t (row) and u (column) of a session are related; false on padding."""
+
+    same: Tensor  # bool (B, L, L): it is one item
+    onwards: Tensor  # bool (B, L, L): somewhere the item at u was clicked just after the item at t
+
+
+def session_transitions(item_seq: Tensor, mask: Tensor) -> Transitions:
+    """The transitions of item_seq (B, L), where mask (B, L) is true of the real clicks."""
     columns = torch.arange(item_seq.shape[1], device=item_seq.device)
     same = (item_seq[:, :, None] == item_seq[:, None, :]) & mask[:, :, None] & mask[:, None, :]
-    earlier = (same & (columns[None, :] < columns[:, None])).any(-1)
-    first = (mask & ~earlier).to(torch.float32)  # (B, L): one position speaks for its item
     # Row p of `after`: where the item at p + 1 stands. The last position is followed by nothing.
     after = same[:, (columns + 1).clamp(max=columns[-1])] & (columns < columns[-1])[None, :, None]
-    follows = (same.float() @ after.float() > 0).to(torch.float32)  # [t, u]: the item at u was clicked just after t's
+    return Transitions(same, same.float() @ after.float() > 0)
+
+
+def first_positions(same: Tensor, mask: Tensor) -> Tensor:
+    """bool (B, L), true where an item stands for the first time: one position speaks for each item."""
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    return mask & ~(same & (columns[None, :] < columns[:, None])).any(-1)
+
+
+def session_edges(item_seq: Tensor, mask: Tensor) -> Edges:
+    """The normalised session graph of item_seq (B, L) by its mask; a transition that repeats counts once."""
+    same, onwards = session_transitions(item_seq, mask)
+    first = first_positions(same, mask).to(torch.float32)
+    follows = onwards.to(torch.float32)
     outgoing = follows * first[:, None, :]
     incoming = follows.transpose(1, 2) * first[:, None, :]
     return Edges(

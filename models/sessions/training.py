@@ -13,6 +13,7 @@ from models.data.splits import Split
 from models.inputs import Inputs
 from models.losses import NegativeItems, SeenItems, ranking_loss
 from models.retrieval_exam import RetrievalExam
+from models.sessions.gce_gnn import global_neighbours
 from models.sessions.prefixes import PrefixBatch, SessionPrefixes
 from models.sessions.retriever import SessionRetriever
 
@@ -30,7 +31,11 @@ class SessionPaper:
 
     def build_model(self, config: RunConfig, inputs: Inputs) -> SessionRetriever:
         assert isinstance(config.model, SessionConfig)
-        return SessionRetriever(config.model, inputs.dataset.n_items)
+        n_items = inputs.dataset.n_items
+        if config.model.encoder != "gce-gnn":
+            return SessionRetriever(config.model, n_items)
+        neighbours = global_neighbours(inputs.split.train, n_items, config.model.n_neighbours)
+        return SessionRetriever(config.model, n_items, neighbours)
 
     def curriculum(
         self, config: RunConfig, inputs: Inputs, model: nn.Module, device: torch.device

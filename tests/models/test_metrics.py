@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from models.metrics import by_group, case_values, metrics_of, paired_bootstrap, tail_items, tail_user_threshold
+from models.metrics import (
+    by_group,
+    case_values,
+    metrics_of,
+    paired_bootstrap,
+    relative_bootstrap,
+    tail_items,
+    tail_user_threshold,
+)
 
 
 def test_metrics_of_ranks_worked_by_hand() -> None:
@@ -69,3 +77,21 @@ def test_a_group_of_targets_counts_the_cases_that_have_one() -> None:
     assert found["late"]["n"] == 1
     assert found["late"]["recall@50"] == 1.0
     assert found["late"]["recall@20"] == 0.0
+
+
+def test_cases_of_one_owner_are_drawn_or_left_together() -> None:
+    # Two owners: one gains 1 in each of its nine cases, one loses 1 in its only case. Drawn by owner the gain is 1, 0.8
+    # (by cases), or -1; drawn by case it would never come near -1.
+    gain = np.array([1.0] * 9 + [-1.0])
+    owners = np.array([4] * 9 + [7])
+    mean, low, high = paired_bootstrap(gain, np.zeros(10), seed=0, n_draws=500, owners=owners)
+    assert (mean, low, high) == pytest.approx((0.8, -1.0, 1.0))
+    relative, low, high = relative_bootstrap(gain + 2, np.full(10, 2.0), seed=0, owners=owners)
+    assert (relative, low, high) == pytest.approx((0.4, -0.5, 0.5))
+
+
+def test_owners_of_one_case_each_change_nothing() -> None:
+    rng = np.random.default_rng(3)
+    ours, theirs = rng.random(50), rng.random(50)
+    alone = relative_bootstrap(ours, theirs, seed=1, n_draws=50)
+    assert relative_bootstrap(ours, theirs, seed=1, n_draws=50, owners=np.arange(50)) == pytest.approx(alone)

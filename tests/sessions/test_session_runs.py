@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import models
 from export.artefact import write_artefact
 from export.run import draft_of
-from models.config import TrainConfig
+from models.compare import read_ranks
+from models.config import TrainConfig, read_config
 from models.errors import ConfigError
 from models.evaluate import evaluate
 from models.ranking import rank_cases
 from models.runs import load_run
+from models.study_plan import read_study
 from models.train import learning_rate, train
 from service.inference.loader import load
 
-ENCODERS = ("sr-gnn",)
+ENCODERS = ("sr-gnn", "gru4rec", "sasrec", "stamp", "gce-gnn")
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -37,6 +40,13 @@ def test_what_is_served_is_what_was_evaluated(encoder: str, config_of: Any, tmp_
     report = evaluate(tmp_path / "run", quiet)
     assert report["headline"] == ["hr@20", "mrr@20"]
     assert not report["policy"]["seen_filtered"]
+    ranks = read_ranks(tmp_path / "run")
+    n_cases = report["test"]["overall"]["n"]
+    for k in (5, 10, 20):  # every case counts, found or not
+        places = 1 + ranks.ranks[ranks.ranks < k]
+        assert report["test"]["overall"][f"hr@{k}"] == pytest.approx(len(places) / n_cases)
+        assert report["test"]["overall"][f"mrr@{k}"] == pytest.approx((1 / places).sum() / n_cases)
+        assert report["test"]["overall"][f"ndcg@{k}"] == pytest.approx((1 / np.log2(1 + places)).sum() / n_cases)
 
     run = load_run(tmp_path / "run")
     # Writing holds ONNX Runtime to torch at every length, batch and padding.
@@ -47,6 +57,8 @@ def test_what_is_served_is_what_was_evaluated(encoder: str, config_of: Any, tmp_
     assert manifest.evaluation is not None
     assert not manifest.evaluation.seen_filtered
     cases = run.split.test
+    assert ranks.owners is not None
+    assert ranks.owners.tolist() == cases.user_index.tolist()
     ranking = rank_cases(run.model, cases, filter_seen=False, top=5)
     histories = [cases.inputs[row].tolist() for row in range(len(cases))]
     nothing = [np.empty(0, np.int64)] * len(cases)
@@ -65,3 +77,14 @@ def test_the_learning_rate_falls_to_a_tenth_every_so_many_epochs() -> None:
 def test_a_loss_that_sessions_do_not_have_is_refused(config_of: Any) -> None:
     with pytest.raises(ConfigError, match="expected full_softmax or sampled_softmax"):
         config_of(loss={"kind": "bce"})
+
+
+def test_every_configuration_of_a_session_retriever_and_the_study_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AFTERGLOW_DATA", "AFTERGLOW_RUNS"):
+        monkeypatch.setenv(name, "/somewhere")
+    folder = Path(models.__file__).parent / "configs"
+    found = [read_config(path) for path in sorted(folder.glob("*sr-gnn.toml"))]
+    assert len(found) == 7
+    study = read_study(folder / "studies" / "llm4sbr-plain.toml")
+    assert {cell.config.model.kind for cell in study.cells} == {"session", "neighbours"}
+    assert study.cells[0].name == "yoochoose-100k-published-item-knn-s42"
