@@ -61,7 +61,7 @@ def draft_of(
         knowledge=run.knowledge,
         history_source=history_source,
         history_events=tuple(history_events),
-        metrics={} if run.evaluation is None else dict(run.evaluation["test"]),
+        metrics={} if run.evaluation is None else _metrics(run.evaluation),
         evaluation=evaluation,
         has_attention=graph.inputs.has_attention,
         intents=graph.intent_items.numpy() if graph.inputs.has_intents else None,
@@ -92,6 +92,12 @@ def dataset_of(run: Run) -> dict[str, Any]:
         "n_items": len(dataset.item_ids),
         "n_interactions": len(dataset.sequences.items),
     }
+
+
+def _metrics(report: dict[str, Any]) -> dict[str, Any]:
+    """Held out, by group; where answers of an LLM could be given to the model, with and without them (`answered`)."""
+    answered = {"answered": report["answered"]} if "answered" in report else {}
+    return {**report["test"], **answered}
 
 
 def _policy(report: dict[str, Any]) -> dict[str, Any]:

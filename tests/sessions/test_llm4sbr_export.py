@@ -33,6 +33,7 @@ def test_what_is_served_is_what_was_evaluated(intents: str, taught_config: Any, 
     manifest = loaded.artefact.manifest
     assert (manifest.encoder.kind, manifest.encoder.n_queries) == ("sr-gnn", 1)
     assert manifest.paper == "LLM4SBR (arXiv:2402.13840)"
+    assert {"behaviour", "cached"} <= manifest.metrics["answered"].keys()  # what serving without answers costs
     assert [tensor.name for tensor in manifest.inputs] == ["item_seq", "seq_len"]  # behaviour and nothing else
     assert {tensor.name: tensor.shape for tensor in manifest.outputs}["intents"] == ["batch", 2, 8]
     assert manifest.item_tables["intents"].shape == [13, 8]
