@@ -36,6 +36,7 @@ from service.explainer import Explanation
 from service.fallback import LastList, LastLists
 from service.features.diversity import diversify, n_candidates
 from service.inference.engine import Engine, Operation, Ranked
+from service.inference.reading import IntentItems
 from service.logs import Logger, describe, new_id
 from service.metrics import Metrics
 from service.ranking import Ordered, RankPath
@@ -68,6 +69,7 @@ class Answer:
     hidden: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # seen and excluded: never in the reply
     picked: Picked = field(default_factory=lambda: Picked("static", NOTHING, []))
     explanations: list[Explanation] | None = None  # of the picked items; lower tiers have none
+    intents: IntentItems | None = None  # predicted from the history, where explained and the model predicts them
     reasons: list[str] = field(default_factory=list)
     degraded: bool = False
     ordered: Ordered | None = None  # by the scenario's ranker
@@ -290,6 +292,7 @@ def _from_model(
         items, scores = ranked.items[places], ranked.scores[places]
     if ranked.reading is not None and answer.explain:
         answer.explanations = explainer.explain(ranked.reading, history, items)
+        answer.intents = ranked.reading.intents
     told: list[float | None] = scores.tolist()
     if answer.ordered is not None and (choice := answer.scenario.ranker) is not None:
         told = [score if known else None for score, known in zip(told, choice.index_map[items], strict=True)]

@@ -111,6 +111,7 @@ def _explanations(model: ServedModel) -> dict[str, Any]:
         "similarity_floor": phrases.similarity_floor if phrases else None,
         "categories": any(model.artefact.categories),
         "because": has_attention(model.manifest),
+        "intents": model.artefact.intent_items is not None,
     }
 
 

@@ -9,6 +9,7 @@ import orjson
 from starlette.responses import Response
 
 from service.explainer import Explanation
+from service.inference.reading import IntentItems
 from service.recommender import Answer
 
 
@@ -48,6 +49,8 @@ def as_document(answer: Answer) -> dict[str, Any]:
     if answer.explanations is not None:
         for item, explanation in zip(document["items"], answer.explanations, strict=True):
             item["explanation"] = _explanation(explanation, item_ids)
+    if answer.intents is not None:
+        document["intents"] = _intents(answer.intents, item_ids)
     return document
 
 
@@ -61,6 +64,18 @@ def _explanation(explanation: Explanation, item_ids: Sequence[str]) -> dict[str,
     if (because := explanation.because) is not None:
         told["because"] = {"item_id": item_ids[because.item_index], "weight": round(because.weight, 4)}
     return told
+
+
+def _intents(intents: IntentItems, item_ids: Sequence[str]) -> dict[str, Any]:
+    return {
+        view: [
+            {"item_id": item_ids[index], "similarity": round(cosine, 4)}
+            for index, cosine in zip(items, cosines, strict=True)
+        ]
+        for view, items, cosines in zip(
+            ("long", "short"), intents.items.tolist(), intents.cosines.tolist(), strict=True
+        )
+    }
 
 
 def encode(answer: Answer) -> bytes:

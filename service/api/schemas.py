@@ -160,9 +160,24 @@ class Budget(Reply):
     left: float
 
 
+class IntentItem(Reply):
+    item_id: str
+    similarity: Annotated[float, Field(description="cosine of the intent and the item as one")]
+
+
+class Intents(Reply):
+    """What a language model would have named next, as predicted from the history: the items nearest to it."""
+
+    long: Annotated[list[IntentItem], Field(description="judged by the taste of the whole history, nearest first")]
+    short: Annotated[list[IntentItem], Field(description="judged by the last clicks, nearest first")]
+
+
 class RecommendReply(Reply):
     recommendation_id: str
     items: list[RecommendedItem]
+    intents: Annotated[
+        Intents | None, Field(description="only with `explain`, and only where the model predicts them")
+    ] = None
     served: Served
     timing_ms: Annotated[dict[str, float], Field(description="by stage, and total")]
     budget_ms: Budget
@@ -363,6 +378,7 @@ class ExplanationParts(Reply):
     similarity_floor: Annotated[float | None, Field(description="least cosine of a phrase; null without phrases")]
     categories: Annotated[bool, Field(description="items have categories")]
     because: Annotated[bool, Field(description="the graph says which items of a history weigh most")]
+    intents: Annotated[bool, Field(description="the graph predicts an LLM's long- and short-term intents")]
 
 
 class ModelReply(Reply):

@@ -7,8 +7,9 @@ bytes are the ones that were exported. Every fault is collected, so one look is 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from service.artefact.onnx_file import ExternalTensor, OnnxFileError, external_t
 from service.artefact.phrases import InterestPhrases, read_phrases
 from service.artefact.tables import Catalogue, npy_header_bytes, open_table, read_catalogue
 from service.errors import ArtefactError, ArtefactRefused
+
+# The output of predicted intents, and the item table by which they are known (decision 12).
+INTENTS: Final = "intents"
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Artefact:
     popularity: NDArray[np.int64]
     available: NDArray[np.bool_]
     phrases: InterestPhrases | None = None
+    intent_items: NDArray[np.float32] | None = None  # memory-mapped (n_items + 1, dim): items as intents
 
 
 @dataclass(frozen=True)
@@ -112,13 +117,15 @@ def inspect(path: Path) -> Inspection:
     trusted, faults = verify_files(path, manifest, listing.files)
     reasons += faults
 
-    items, catalogue, encoder_trusted = None, None, False
-    for table in manifest.item_tables.values():
+    items, intent_items, catalogue, encoder_trusted = None, None, None, False
+    for name, table in manifest.item_tables.items():
         if table.file in trusted:
             opened, faults = open_table(path / table.file, table)
             reasons += faults
             if table.file == ITEMS:
                 items = opened
+            elif name == INTENTS:
+                intent_items = opened
     if CATALOGUE in trusted:
         catalogue, faults = read_catalogue(path / CATALOGUE, manifest.n_items)
         reasons += faults
@@ -141,7 +148,7 @@ def inspect(path: Path) -> Inspection:
         encoder_trusted = not faults
     artefact = None
     if not reasons and items is not None and catalogue is not None:
-        artefact = _assemble(path, manifest, items, catalogue, phrases)
+        artefact = replace(_assemble(path, manifest, items, catalogue, phrases), intent_items=intent_items)
     return Inspection(label, manifest, artefact, reasons, encoder_trusted)
 
 
@@ -184,6 +191,12 @@ def _contradictions(manifest: Manifest) -> list[str]:
             f"{MANIFEST}: item_tables.items is {items.file} {items.dtype} {items.shape}, "
             f"n_items and encoder.dim say {ITEMS} float32 {shape}"
         )
+    intents = manifest.item_tables.get(INTENTS)
+    if intents is not None and (intents.dtype, intents.shape) != ("float32", shape):
+        faults.append(
+            f"{MANIFEST}: item_tables.{INTENTS} is {intents.dtype} {intents.shape}, n_items and encoder.dim say "
+            f"float32 {shape}"
+        )
     for name, table in manifest.item_tables.items():
         if table.file not in manifest.files:
             faults.append(f"{MANIFEST}: item_tables.{name} names {table.file}, which files does not list")
@@ -221,6 +234,11 @@ def _tensor_contradictions(manifest: Manifest) -> list[str]:
     attention = ("float32", ["batch", encoder.n_queries, length])
     if outputs.get("attention", attention) != attention:
         faults.append(f"{MANIFEST}: output attention is {outputs['attention']}, expected {attention}")
+    told = ("float32", ["batch", 2, encoder.dim])
+    if outputs.get(INTENTS, told) != told:
+        faults.append(f"{MANIFEST}: output {INTENTS} is {outputs[INTENTS]}, expected {told}")
+    if (INTENTS in outputs) != (INTENTS in manifest.item_tables):
+        faults.append(f"{MANIFEST}: output and item table '{INTENTS}' come together, one of them is not there")
     return faults
 
 

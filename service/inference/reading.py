@@ -12,11 +12,20 @@ from service.features.sequence import Padding
 
 
 @dataclass(frozen=True, slots=True)
+class IntentItems:
+    """The items that an LLM's intents, as predicted from one history, are known by: long-term row 0, short-term 1."""
+
+    items: NDArray[np.int64]  # (2, n) item indices, nearest first
+    cosines: NDArray[np.float32]  # (2, n)
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """Queries of one history, and how much each item that was read weighs in each of them."""
 
     queries: NDArray[np.float32]  # (n_queries, dim)
     attention: NDArray[np.float32] | None  # (n_queries, items read), oldest first; None: the graph does not say
+    intents: IntentItems | None = None  # likewise
 
 
 def without_padding(

@@ -9,8 +9,9 @@
              row i32 x n_row, excluded i32 x n_excluded                                   front -> owner
     CANCEL   id u32                                                                       front -> owner
     ANSWER   id u32, n u32, queue_ms f32, infer_ms f32, n_queries u16 (0 = nothing is told of the history), dim u16,
-             n_read u16 (0 = no attention), zeros 2, items i32 x n, scores f32 x n,
-             queries f32 x n_queries x dim, attention f32 x n_queries x n_read            owner -> front
+             n_read u16 (0 = no attention), n_known u16 (0 = no intents), items i32 x n, scores f32 x n,
+             queries f32 x n_queries x dim, attention f32 x n_queries x n_read,
+             items that intents are known by i32 x 2 x n_known, cosines f32 x 2 x n_known owner -> front
     REFUSAL  id u32, reason u8, zero u8, retry_after_s u16 (0 = none), detail UTF-8       owner -> front
 
 Nothing is ever unpickled, and a frame that is not exactly one of these is a `FrameError`: the connection ends.
@@ -30,9 +31,9 @@ from numpy.typing import NDArray
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, EngineUnavailable, ModelFailed, Overloaded, RequestError
 from service.inference.engine import Operation, Ranked
-from service.inference.reading import Reading
+from service.inference.reading import IntentItems, Reading
 
-VERSION: Final = 2
+VERSION: Final = 3
 HELLO, ASK, CANCEL, ANSWER, REFUSAL = 1, 2, 3, 4, 5
 # A request names at most 500 items of a history and some thousands to leave out; this is room for 250,000.
 MAX_PAYLOAD: Final = 1 << 20
@@ -44,7 +45,7 @@ _HELLO = struct.Struct("<4sHH")
 _HELLO_MODEL = struct.Struct("<32sHHHf")
 _ASK = struct.Struct("<IHBBIIIfd")
 _CANCEL = struct.Struct("<I")
-_ANSWER = struct.Struct("<IIffHHH2x")
+_ANSWER = struct.Struct("<IIffHHHH")
 _REFUSAL = struct.Struct("<IBxH")
 
 _OPERATIONS: tuple[Operation, ...] = ("recommend", "similar", "explain")
@@ -213,13 +214,17 @@ def unpack_cancel(payload: memoryview) -> int:
 
 
 def pack_answer(id_: int, ranked: Ranked) -> bytes:
-    told, sizes, reading = b"", (0, 0, 0), ranked.reading
+    told, sizes, reading = b"", (0, 0, 0, 0), ranked.reading
     if reading is not None:
+        attention, intents = reading.attention, reading.intents
+        n_read = 0 if attention is None else attention.shape[1]
+        n_known = 0 if intents is None else intents.items.shape[1]
+        sizes = (*reading.queries.shape, n_read, n_known)
         told = reading.queries.astype("<f4").tobytes()
-        sizes = (*reading.queries.shape, 0)
-        if reading.attention is not None:
-            told += reading.attention.astype("<f4").tobytes()
-            sizes = (*reading.queries.shape, reading.attention.shape[1])
+        if attention is not None:
+            told += attention.astype("<f4").tobytes()
+        if intents is not None:
+            told += intents.items.astype("<i4").tobytes() + intents.cosines.astype("<f4").tobytes()
     fixed = _ANSWER.pack(id_, len(ranked.items), ranked.queue_ms, ranked.infer_ms, *sizes)
     return frame(ANSWER, fixed + ranked.items.astype("<i4").tobytes() + ranked.scores.astype("<f4").tobytes() + told)
 
@@ -229,15 +234,23 @@ def unpack_answer(payload: memoryview) -> tuple[int, Ranked]:
     Raises:
         FrameError: not an answer.
     """
-    id_, n, queue_ms, infer_ms, n_queries, dim, n_read = _fixed(_ANSWER, payload, "ANSWER")
-    _ends(payload, _ANSWER.size + 8 * n + 4 * n_queries * (dim + n_read), "ANSWER")
+    id_, n, queue_ms, infer_ms, n_queries, dim, n_read, n_known = _fixed(_ANSWER, payload, "ANSWER")
+    n_told = n_queries * (dim + n_read)
+    _ends(payload, _ANSWER.size + 8 * n + 4 * n_told + 16 * n_known, "ANSWER")
     items = np.frombuffer(payload, "<i4", n, _ANSWER.size).astype(np.int64)
     scores = np.frombuffer(payload, "<f4", n, _ANSWER.size + 4 * n).astype(np.float32)
     if not n_queries:
         return id_, Ranked(items, scores, queue_ms, infer_ms)
-    told = np.frombuffer(payload, "<f4", -1, _ANSWER.size + 8 * n).astype(np.float32)
+    told = np.frombuffer(payload, "<f4", n_told, _ANSWER.size + 8 * n).astype(np.float32)
     queries, attention = told[: n_queries * dim], told[n_queries * dim :]
-    reading = Reading(queries.reshape(n_queries, dim), attention.reshape(n_queries, n_read) if n_read else None)
+    intents, at = None, _ANSWER.size + 8 * n + 4 * n_told
+    if n_known:
+        known = np.frombuffer(payload, "<i4", 2 * n_known, at).astype(np.int64)
+        cosines = np.frombuffer(payload, "<f4", 2 * n_known, at + 8 * n_known).astype(np.float32)
+        intents = IntentItems(known.reshape(2, n_known), cosines.reshape(2, n_known))
+    reading = Reading(
+        queries.reshape(n_queries, dim), attention.reshape(n_queries, n_read) if n_read else None, intents
+    )
     return id_, Ranked(items, scores, queue_ms, infer_ms, reading)
 
 

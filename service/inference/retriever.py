@@ -9,16 +9,18 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artefact.directory import Artefact
+from service.artefact.directory import INTENTS, Artefact
 from service.artefact.files import ENCODER, ITEMS
 from service.artefact.manifest import EncoderSpec, Manifest, TensorSpec
 from service.artefact.onnx_file import external_tensors
 from service.errors import ArtefactError, ArtefactRefused
 from service.features.sequence import SequenceFeatures, encode_sequences
-from service.inference.reading import Reading, without_padding
+from service.inference.reading import IntentItems, Reading, without_padding
 from service.inference.runtime import Device, make_session
+from service.inference.similarity import ItemSimilarity
 
 ATTENTION: Final = "attention"
+N_INTENT_ITEMS: Final = 3  # that an intent is known by
 
 # How ONNX Runtime spells the element types that come up, in a refusal at least.
 _DTYPES = {
@@ -60,6 +62,8 @@ class Retriever:
             raise ArtefactRefused(label, faults)
         # The execution provider that the session really uses.
         self.provider = str(self._session.get_providers()[0])
+        rows = artefact.intent_items
+        self._intents = None if rows is None else ItemSimilarity(rows, artefact.available)
 
     def encode(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Queries float32 (batch, n_queries, dim) of item indices, oldest first; the newest max_seq_len are read.
@@ -82,21 +86,36 @@ class Retriever:
         return run_encoder(self._session, manifest.encoder, manifest.n_items, histories)
 
     def read(self, histories: Sequence[Sequence[int]]) -> list[Reading]:
-        """Queries as `encode` gives them, of at least one history, and attention where the graph has it.
+        """Queries as `encode` gives them, of at least one history, and attention and intents where the graph has them.
 
         Raises:
             UnknownItemIndex, ArtefactError: as `encode`.
         """
         manifest = self.artefact.manifest
-        names = [ATTENTION] if has_attention(manifest) else []
+        names = [name for name in (ATTENTION, INTENTS) if any(output.name == name for output in manifest.outputs)]
         run = _run(self._session, manifest.encoder, manifest.n_items, histories, names)
-        if not names:
-            return [Reading(queries, None) for queries in run.queries]
-        shape = (len(histories), manifest.encoder.n_queries, run.inputs.item_seq.shape[1])
-        if run.others[0].shape != shape:
-            raise ArtefactError(f"{ENCODER}: attention has shape {run.others[0].shape}, the manifest says {shape}")
-        attention = without_padding(run.others[0], run.inputs.seq_len, manifest.encoder.padding)
-        return list(map(Reading, run.queries, attention))
+        others, n = dict(zip(names, run.others, strict=True)), len(histories)
+        shapes = {
+            ATTENTION: (n, manifest.encoder.n_queries, run.inputs.item_seq.shape[1]),
+            INTENTS: (n, 2, manifest.encoder.dim),
+        }
+        for name, found in others.items():
+            if found.shape != shapes[name]:
+                raise ArtefactError(f"{ENCODER}: {name} has shape {found.shape}, the manifest says {shapes[name]}")
+        attention: Sequence[NDArray[np.float32] | None] = [None] * n
+        if ATTENTION in others:
+            attention = without_padding(others[ATTENTION], run.inputs.seq_len, manifest.encoder.padding)
+        intents: Sequence[IntentItems | None] = [None] * n
+        if INTENTS in others:
+            intents = [self._known_by(told) for told in others[INTENTS]]
+        return list(map(Reading, run.queries, attention, intents))
+
+    def _known_by(self, intents: NDArray[np.float32]) -> IntentItems | None:
+        """Of the intents (2, dim) of one history."""
+        if self._intents is None:
+            return None
+        items, cosines = zip(*self._intents.near(intents, N_INTENT_ITEMS), strict=True)
+        return IntentItems(np.stack(items), np.stack(cosines))
 
 
 def split_by_length(lengths: Sequence[int]) -> list[list[int]]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.features.explanation import unit_rows
+
 _BLOCK_ROWS = 65_536
 
 
@@ -38,12 +40,20 @@ class ItemSimilarity:
 
         Ties go to the lowest index. Row 0, unavailable items and the row's `excluded` indices never appear.
         """
-        return [self._search(list(row), k, hidden) for row, hidden in zip(seeds, excluded, strict=True)]
+        return [
+            self._nearest(self._items[list(row)] * self._inverse_norms[list(row), None], k, hidden)
+            for row, hidden in zip(seeds, excluded, strict=True)
+        ]
 
-    def _search(
-        self, seeds: list[int], k: int, excluded: NDArray[np.int64]
+    def near(self, vectors: NDArray[np.float32], k: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Of each vector (n, dim), as `search`, whatever is excluded."""
+        nothing = np.empty(0, np.int64)
+        return [self._nearest(direction[None], k, nothing) for direction in unit_rows(vectors)]
+
+    def _nearest(
+        self, directions: NDArray[np.float32], k: int, excluded: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        directions = self._items[seeds] * self._inverse_norms[seeds, None]  # (seeds, dim)
+        """Of directions (seeds, dim), the nearest of which counts."""
         indices, cosines = np.empty(0, np.int64), np.empty(0, np.float32)
         for start in range(1, len(self._items), _BLOCK_ROWS):
             block = slice(start, min(start + _BLOCK_ROWS, len(self._items)))

@@ -145,6 +145,22 @@ def contradicting() -> dict[str, tuple[Spoil, str]]:
         ),
         "inputs": (signed(lambda body: body["inputs"].pop()), "manifest.json: inputs are "),
         "outputs": (signed(lambda body: body["outputs"][0].update(name="q")), "manifest.json: output queries is None"),
+        "intents of another width": (
+            signed(
+                lambda body: body["outputs"].append({"name": "intents", "dtype": "float32", "shape": ["batch", 2, 8]})
+            ),
+            "manifest.json: output intents is ('float32', ['batch', 2, 8]), expected ('float32', ['batch', 2, 16])",
+        ),
+        "intents without a table": (
+            signed(
+                lambda body: body["outputs"].append({"name": "intents", "dtype": "float32", "shape": ["batch", 2, 16]})
+            ),
+            "manifest.json: output and item table 'intents' come together",
+        ),
+        "intent table of another width": (
+            signed(lambda body: body["item_tables"].update(intents={**body["item_tables"]["items"], "shape": [13, 8]})),
+            "manifest.json: item_tables.intents is float32 [13, 8], n_items and encoder.dim say float32 [13, 16]",
+        ),
         "fixed length in clean mode": (
             signed(lambda body: body["encoder"].update(fixed_length=50)),
             "manifest.json: encoder.fixed_length is 50 in clean mode",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, EngineUnavailable, ModelFailed, NotReady, Overloaded, RequestError
 from service.inference.engine import Operation, Ranked
-from service.inference.reading import Reading
+from service.inference.reading import IntentItems, Reading
 from service.inference.remote_frames import (
     ANSWER,
     ASK,
@@ -73,11 +73,13 @@ def an_ask(bulk: bool = False) -> bytes:
     return pack_ask(7, 0, "recommend", [3, 1], 20, np.array([5]), Deadline(50, 12.45, 12.5), bulk=bulk)
 
 
-def a_reading(n_queries: int, dim: int, n_read: int) -> Reading:
-    """Numbers that differ; 0 items read is a graph without attention."""
+def a_reading(n_queries: int, dim: int, n_read: int, n_known: int = 0) -> Reading:
+    """Numbers that differ; 0 items read is a graph without attention, 0 known ones a graph without intents."""
     queries = np.arange(n_queries * dim, dtype=np.float32).reshape(n_queries, dim)
     attention = np.arange(n_queries * n_read, dtype=np.float32).reshape(n_queries, n_read) / 7
-    return Reading(queries, attention if n_read else None)
+    known = np.arange(2 * n_known).reshape(2, n_known) + 5
+    intents = IntentItems(known, (known / 9).astype(np.float32)) if n_known else None
+    return Reading(queries, attention if n_read else None, intents)
 
 
 def some_frames() -> list[bytes]:
@@ -86,7 +88,7 @@ def some_frames() -> list[bytes]:
         an_ask(),
         pack_cancel(7),
         pack_answer(7, Ranked(np.array([2, 1]), np.array([0.5, 0.25], np.float32), 1.0, 2.0)),
-        pack_answer(7, Ranked(np.array([2]), np.array([0.5], np.float32), 1.0, 2.0, a_reading(2, 3, 4))),
+        pack_answer(7, Ranked(np.array([2]), np.array([0.5], np.float32), 1.0, 2.0, a_reading(2, 3, 4, 3))),
         pack_refusal(7, Overloaded("full", retry_after_s=1)),
     ]
 
@@ -136,10 +138,11 @@ def test_an_answer_is_read_back_as_it_was_given(
     assert (ranked.scores.tolist(), ranked.scores.dtype) == (scores.tolist(), np.float32)
 
 
+@pytest.mark.parametrize("n_known", [0, 3])
 @pytest.mark.parametrize("n_read", [0, 1, 5])
 @pytest.mark.parametrize("n_items", [0, 2])
-def test_what_was_read_of_a_history_is_read_back(n_items: int, n_read: int) -> None:
-    told = a_reading(3, 4, n_read)
+def test_what_was_read_of_a_history_is_read_back(n_items: int, n_read: int, n_known: int) -> None:
+    told = a_reading(3, 4, n_read, n_known)
     items, scores = np.arange(1, n_items + 1), np.ones(n_items, np.float32)
     _, ranked = unpack_answer(only(pack_answer(7, Ranked(items, scores, 1.0, 2.0, told)))[1])
 
@@ -150,6 +153,12 @@ def test_what_was_read_of_a_history_is_read_back(n_items: int, n_read: int) -> N
         assert ranked.reading.attention is None
     else:
         np.testing.assert_array_equal(ranked.reading.attention, told.attention)
+    if told.intents is None:
+        assert ranked.reading.intents is None
+    else:
+        assert ranked.reading.intents is not None
+        np.testing.assert_array_equal(ranked.reading.intents.items, told.intents.items)
+        np.testing.assert_array_equal(ranked.reading.intents.cosines, told.intents.cosines)
 
 
 @given(greetings)

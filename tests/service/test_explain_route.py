@@ -7,6 +7,8 @@ The catalogue of `napkin`, with categories, and a model of two queries: the last
     category  warm    warm    -       cold    cold    cold    -
 
 After a a a e the queries are (0, 4) and (3, 1): d 12 by the first, b 10 by the second, c 8 by both, f 4 by the first.
+The third model's query is the last item; its intents are the mean and the last, among items mirrored: a lies at (0, 4).
+
 The phrase "something cold" lies at (0, 7): cosine 1 with (0, 4), 0.3162 with (3, 1), and 0.5 is the floor.
 """
 
@@ -82,6 +84,44 @@ def two_queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_artefact(draft, tmp_path_factory.mktemp("artefacts"))
 
 
+class Foretelling:
+    """One query, the newest item; a long-term intent at the mean of the history and a short-term one at the newest."""
+
+    def describe_inputs(self) -> EncoderInputs:
+        return EncoderInputs("custom", None, "left", "clean", 5, None, 2, 1, has_intents=True)
+
+    def item_table(self) -> Tensor:
+        return torch.from_numpy(TABLE)
+
+    def intent_table(self) -> Tensor:
+        return torch.from_numpy(TABLE[:, ::-1].copy())
+
+    def encode_vectors(self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor) -> Tensor:
+        return self.encode_with_intents(vectors, item_seq, seq_len, None)[0]
+
+    def encode_with_intents(
+        self, vectors: Tensor, item_seq: Tensor, seq_len: Tensor, titles: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        real = (item_seq != 0).float()[..., None]
+        mean, newest = (vectors * real).sum(1) / seq_len.clamp(min=1)[:, None], vectors[:, -1] * real[:, -1]
+        return newest[:, None], torch.stack([mean, newest], dim=1)
+
+
+@pytest.fixture(scope="module")
+def foretelling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    graph = EncoderGraph(Foretelling())  # type: ignore[arg-type]  # no module, but all that is asked of one
+    draft = Draft(
+        name="foretelling",
+        paper=None,
+        encoder=graph.spec,
+        items=TABLE,
+        catalogue=Catalogue(ITEMS, [None] * 7, [None] * 7, np.array(COUNTS), np.array([item != "g" for item in ITEMS])),
+        write_encoder=lambda folder: write_encoder(graph, folder) and None,
+        intents=graph.intent_items.numpy(),
+    )
+    return write_artefact(draft, tmp_path_factory.mktemp("artefacts"))
+
+
 class Asked:
     """A service and a client to it."""
 
@@ -100,9 +140,9 @@ class Asked:
 
 @pytest.fixture(params=["thread", "process"])
 async def asked(
-    request: pytest.FixtureRequest, two_queries: Path, artefacts: Path, tmp_path: Path
+    request: pytest.FixtureRequest, two_queries: Path, foretelling: Path, artefacts: Path, tmp_path: Path
 ) -> AsyncIterator[Asked]:
-    folders = [two_queries, next((artefacts / "napkin").iterdir()), next((artefacts / "counts").iterdir())]
+    folders = [two_queries, foretelling, next((artefacts / "napkin").iterdir()), next((artefacts / "counts").iterdir())]
     settings = Settings(log_level="error", deadline_ms=20_000)
     log = make_logger(settings)
     here = [ServedModel(load(folder, intra_op_threads=1, device="cpu")) for folder in folders]
@@ -179,6 +219,35 @@ async def test_a_model_that_needs_no_history_is_asked_without_one(asked: Asked) 
     assert [item["explanation"] for item in reply["items"]] == [{"query": 0}] * 3
 
 
+async def test_intents_are_told_by_the_items_nearest_to_them(asked: Asked) -> None:
+    reply = await asked.recommend(scenario="foretelling", history=HISTORY, explain=True)
+
+    # The mean of a a a e is (3, 1): mirrored d lies there, e (4, 0) and f (1, 0) nearly, and g is not available.
+    # The newest is e, (0, 4), where mirrored a lies; b is (1, 3), c (2, 2).
+    assert reply["intents"] == {
+        "long": [
+            {"item_id": "d", "similarity": 1.0},
+            {"item_id": "e", "similarity": 0.9487},
+            {"item_id": "f", "similarity": 0.9487},
+        ],
+        "short": [
+            {"item_id": "a", "similarity": 1.0},
+            {"item_id": "b", "similarity": 0.9487},
+            {"item_id": "c", "similarity": 0.7071},
+        ],
+    }
+    assert [item["explanation"] for item in reply["items"]] == [{"query": 0}] * 3
+
+
+async def test_intents_are_told_to_those_who_ask_of_models_that_have_them(asked: Asked) -> None:
+    unasked = await asked.recommend(scenario="foretelling", history=HISTORY)
+    cold = await asked.recommend(scenario="foretelling", explain=True)
+    other = await asked.recommend(history=HISTORY, explain=True)
+
+    assert cold["served"]["tier"] == "popular"
+    assert all("intents" not in reply for reply in (unasked, cold, other))
+
+
 async def test_lower_tiers_have_no_reasons_and_say_so(asked: Asked) -> None:
     await asked.post("/v1/events", {"events": [{"type": "view", "item_id": "a", "user_id": "u1"}]})
     good = await asked.recommend(user_id="u1", explain=True, diversity=0.5)
@@ -245,8 +314,10 @@ async def test_models_tell_what_their_explanations_can_hold(asked: Asked) -> Non
 
     ModelsReply.model_validate(reply)
     parts = {model["name"]: model["explanations"] for model in reply["models"]}
-    assert parts["two"] == {"phrases": 2, "similarity_floor": 0.5, "categories": True, "because": True}
-    assert parts["napkin"] == {"phrases": 0, "similarity_floor": None, "categories": False, "because": False}
+    nothing = {"phrases": 0, "similarity_floor": None, "categories": False, "because": False, "intents": False}
+    assert parts["napkin"] == nothing
+    assert parts["foretelling"] == nothing | {"intents": True}
+    assert parts["two"] == nothing | {"phrases": 2, "similarity_floor": 0.5, "categories": True, "because": True}
 
 
 def test_a_graph_is_asked_for_attention_only_where_somebody_wants_to_know(

@@ -25,6 +25,17 @@ def test_similar_items_point_in_the_same_direction_however_long_they_are() -> No
     assert cosines == pytest.approx([1, 3 / 10**0.5, 0.5**0.5])
 
 
+def test_items_near_a_vector_are_found_as_those_near_an_item() -> None:
+    available = ALL.copy()
+    available[G] = False
+    (long, nothing) = ItemSimilarity(TABLE, available).near(np.array([[0, 0.5], [0, 0]], np.float32), 3)
+
+    assert long[0].tolist() == [E, F, D]
+    assert long[1] == pytest.approx([1, 1, 3 / 10**0.5])
+    assert nothing[0].tolist() == [A, B, C]  # no direction: like nothing, the first ones
+    assert nothing[1].tolist() == [0, 0, 0]
+
+
 def test_the_nearest_of_several_seeds_counts() -> None:
     assert best(ItemSimilarity(TABLE, ALL), [A, F], 3, A, F) == [E, B, D]
 
