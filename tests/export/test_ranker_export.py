@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from export.baselines import write_baseline
 from export.graphs import RankerGraph
 from export.ranker import check_ranker_parity, torch_scores, write_ranker_artefact
 from export.to_onnx import write_ranker
@@ -27,10 +28,12 @@ from models.train import train
 from service.artefact.check import check_report
 from service.artefact.ranker_directory import RankerArtefact, open_ranker
 from service.artefact.user_z import read_user_z, write_user_z
-from service.errors import ArtefactError, ArtefactRefused, UnknownItemIndex
+from service.errors import ArtefactError, ArtefactRefused, SettingsError, UnknownItemIndex
 from service.inference.ranker import Ranker, RankRow
 from service.inference.ranker_golden import check_ranker_golden
 from service.inference.runtime import make_session
+from service.registry import Registry, load_registry
+from service.settings import Settings
 
 KINDS = ("shared-bottom", "mmoe", "ple", "star")
 QUIET = Console(quiet=True)
@@ -245,3 +248,55 @@ def test_golden_scores_that_are_not_reproduced_are_refused(ranker: Ranker, monke
     monkeypatch.setattr(ranker, "score", lambda rows: [scores + 0.01 for scores in real(rows)])
     with pytest.raises(ArtefactRefused, match=r"golden\.npz: empty request 0, run together: scores are off by"):
         check_ranker_golden(ranker)
+
+
+@pytest.fixture(scope="module")
+def served(exported: Path, shop: Path) -> Path:
+    """The artefacts of the ranker and of a retriever over the same catalogue, side by side."""
+    root = exported.parent.parent
+    write_baseline("popularity", shop, root, name="popular", split="global_time")
+    return root
+
+
+def _registry(root: Path, entry: str, **settings: Any) -> Registry:
+    (root / "scenarios.toml").write_text(f"[scenario.home]\nretriever = 'popular@latest'\n{entry}\n")
+    return load_registry(Settings(artefacts=root, **settings))
+
+
+def test_the_service_loads_it_behind_a_retriever(served: Path, artefact: RankerArtefact) -> None:
+    registry = _registry(served, "ranker = 'shop-msr@latest'\ncandidates = 20")
+    choice = registry.scenario("home").ranker
+    assert choice is not None
+    assert (choice.scenario_index, choice.candidates) == (artefact.scenario_index["home"], 20)
+    assert choice.index_map.tolist() == list(range(31))  # one catalogue, one order
+    assert [ranker.name for ranker in registry.rankers] == ["shop-msr"]
+    renamed = _registry(served, "ranker = 'shop-msr'\nranker_scenario = 'deals'").scenario("home").ranker
+    assert renamed is not None
+    assert renamed.scenario_index == artefact.scenario_index["deals"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "settings", "fault"),
+    [
+        ("ranker = 'shop-msr'\nranker_scenario = 'cellar'", {}, "knows no scenario 'cellar', expected ranker_scenario"),
+        ("ranker = 'nothing'", {}, r"scenario\.home\.ranker: artefact 'nothing' is not in"),
+        ("ranker_scenario = 'home'", {}, "there is no ranker it could be a scenario of"),
+        ("ranker = 'shop-msr'", {"engine_process": True}, "an engine process runs retrievers alone"),
+    ],
+)
+def test_scenarios_that_cannot_be_ranked_are_refused_at_the_start(
+    entry: str, settings: dict[str, Any], fault: str, served: Path
+) -> None:
+    with pytest.raises(SettingsError, match=fault):
+        _registry(served, entry, **settings)
+
+
+def test_a_ranker_is_no_scenario_by_itself(served: Path) -> None:
+    (served / "scenarios.toml").unlink(missing_ok=True)
+    assert list(load_registry(Settings(artefacts=served)).scenarios) == ["popular"]
+
+
+def test_a_ranker_does_not_pass_for_a_retriever(served: Path) -> None:
+    (served / "scenarios.toml").write_text("[scenario.home]\nretriever = 'shop-msr@latest'\n")
+    with pytest.raises(ArtefactRefused, match=r"role: Input should be 'retriever'"):
+        load_registry(Settings(artefacts=served))
