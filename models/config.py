@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from models.errors import ConfigError
 
 View = Literal["collaborative", "semantic"]
+Shuffled = Literal["items", "users", "exemplars", "interests", "titles", "intents"]
 
 
 class _Section(BaseModel):
@@ -26,7 +27,7 @@ class DataConfig(_Section):
     split: str = "leave_one_out"
     knowledge: Path | None = None
     shuffle_knowledge: Annotated[
-        tuple[Literal["items", "users", "exemplars", "intents"], ...],
+        tuple[Shuffled, ...],
         Field(description="a control: whose texts are dealt out anew, so that they say nothing of who has them"),
     ] = ()
     shuffle_seed: Annotated[int, Field(ge=0)] = 0
@@ -91,7 +92,7 @@ class EIMFConfig(_Section):
         ("loss", "mask_probability"),
         ("train", "teachers"),
     )
-    SHUFFLES: ClassVar[frozenset[str]] = frozenset({"exemplars"})
+    SHUFFLES: ClassVar[frozenset[str]] = frozenset({"exemplars", "interests", "titles"})
 
     kind: Literal["eimf"]
     retriever: Literal["comirec-sa", "comirec-dr", "mind", "remi"] = "remi"

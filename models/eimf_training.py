@@ -17,7 +17,7 @@ from models.eimf import EIMF
 from models.esim import ESIM
 from models.inputs import Inputs
 from models.interests import Interests
-from models.knowledge.interests import InterestKnowledge, load_interests, shuffled_exemplars
+from models.knowledge.interests import InterestKnowledge, load_interests, shuffled_interests
 from models.layers import left_padding_mask
 from models.losses import NegativeItems, Negatives, SeenItems, hard_softmax, ranking_loss
 from models.retrieval_exam import RetrievalExam
@@ -31,7 +31,7 @@ class EIMFPaper:
             return None
         knowledge = load_interests(config.data.knowledge, dataset, config.data.split)
         if config.data.shuffle_knowledge:
-            knowledge = shuffled_exemplars(knowledge, config.data.shuffle_seed)
+            knowledge = shuffled_interests(knowledge, config.data.shuffle_knowledge, config.data.shuffle_seed)
         return knowledge
 
     def build_model(self, config: RunConfig, inputs: Inputs) -> EIMF:

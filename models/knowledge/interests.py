@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from models.config import Shuffled
 from models.data.dataset import Dataset
 from models.data.sequences import Sequences
 from models.data.splits import Split
@@ -89,18 +90,33 @@ class InterestKnowledge:
         return Projected(items / scale, interests, mask, self.exemplar_of_user.astype(np.int64) + 1)
 
 
-def shuffled_exemplars(knowledge: InterestKnowledge, seed: int) -> InterestKnowledge:
-    """`knowledge` with the interests of each typical user dealt to another one: a control, they say nothing of anybody.
+def shuffled_interests(knowledge: InterestKnowledge, what: Collection[Shuffled], seed: int) -> InterestKnowledge:
+    """`knowledge` made to say less, a control; `provenance["shuffled"]` says what and by which seed.
 
-    Users keep their typical user, so as many users as before share each list.
+    exemplars: the interests of each typical user go to another one. Users keep their typical user, so as many as
+        before share each list; what any list says of any topic is still true.
+    interests: each interest points in a random direction, as far from the mean title as before. Users still share
+        lists, which mean nothing.
+    titles: each item gets the title of another.
     """
-    dealt = np.random.default_rng(seed).permutation(len(knowledge.n_interests))
-    exemplars = knowledge.exemplar_of_user
-    return dataclasses.replace(
-        knowledge,
-        exemplar_of_user=np.where(exemplars >= 0, dealt[exemplars], -1).astype(np.int32),
-        provenance={**knowledge.provenance, "shuffled": {"what": ["exemplars"], "seed": seed}},
-    )
+    rng = np.random.default_rng(seed)  # all is drawn, so that no part depends on what else is asked for
+    dealt = rng.permutation(len(knowledge.n_interests))
+    random = rng.standard_normal(knowledge.interest_vectors.shape).astype(np.float32)
+    known = np.flatnonzero((knowledge.title_vectors != 0).any(1))
+    others = rng.permutation(known)
+    changed: dict[str, Any] = {}
+    if "exemplars" in what:
+        own = knowledge.exemplar_of_user
+        changed["exemplar_of_user"] = np.where(own >= 0, dealt[own], -1).astype(np.int32)
+    if "interests" in what:
+        lengths = np.linalg.norm(knowledge.interest_vectors - knowledge.pca_mean, axis=1, keepdims=True)
+        random *= lengths / np.linalg.norm(random, axis=1, keepdims=True)
+        changed["interest_vectors"] = knowledge.pca_mean + random
+    if "titles" in what:
+        changed["title_vectors"] = knowledge.title_vectors.copy()
+        changed["title_vectors"][known] = knowledge.title_vectors[others]
+    shuffled = {"what": sorted(what), "seed": seed}
+    return dataclasses.replace(knowledge, **changed, provenance={**knowledge.provenance, "shuffled": shuffled})
 
 
 def load_interests(folder: Path, dataset: Dataset, split: str) -> InterestKnowledge:

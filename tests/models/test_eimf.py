@@ -309,6 +309,29 @@ def test_shuffled_interests_are_recorded_and_deal_each_list_to_one_other(config_
     assert any(left != right for left, right in pairs)
 
 
+def test_random_interests_keep_their_distance_from_the_mean_and_nothing_else(config_of: Any) -> None:
+    straight = runs.load_inputs(config_of()).knowledge
+    random = runs.load_inputs(config_of(data={"shuffle_knowledge": ["interests"]})).knowledge
+    assert (random.exemplar_of_user == straight.exemplar_of_user).all()
+    assert (random.title_vectors == straight.title_vectors).all()
+    before, after = (known.interest_vectors - straight.pca_mean for known in (straight, random))
+    lengths = np.linalg.norm(before, axis=1)
+    assert np.linalg.norm(after, axis=1) == pytest.approx(lengths, rel=1e-4)
+    cosines = (before * after).sum(1) / lengths**2
+    assert abs(cosines).max() < 0.9
+    assert abs(cosines.mean()) < 0.1
+
+
+def test_titles_are_dealt_among_the_items_that_have_one(config_of: Any) -> None:
+    straight = runs.load_inputs(config_of()).knowledge.title_vectors
+    dealt = runs.load_inputs(
+        config_of(data={"shuffle_knowledge": ["titles"], "shuffle_seed": 3})
+    ).knowledge.title_vectors
+    assert (straight != dealt).any()
+    assert (dealt[0] == 0).all()
+    assert sorted(straight.tolist()) == sorted(dealt.tolist())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
