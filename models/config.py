@@ -289,6 +289,8 @@ class LLM4SBRConfig(SessionEncoderConfig):
             raise ValueError("views: expected one or both of 'long' and 'short', each once")
         if self.encoder == "gce-gnn":
             raise ValueError("encoder gce-gnn reads items beside those of a session, it is for plain retrievers alone")
+        if self.encoder == "gce-gnn":
+            raise ValueError("encoder gce-gnn reads all training sessions, llm4sbr composes encoders of one session")
         if self.gates and self.intents == "none":
             raise ValueError("gates read intents: expected gates = false where intents is 'none'")
         return self
