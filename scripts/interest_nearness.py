@@ -2,9 +2,9 @@
 
     python scripts/interest_nearness.py $AFTERGLOW_RUNS/knowledge/amazon_beauty-eimf $AFTERGLOW_DATA/amazon_beauty
 
-EIMF picks, for each training target, the interest of the inherited list that is nearest to the target's title. This prints
-the mean cosine of that pick for the list of the user's own typical user, for lists dealt to other typical users, and for
-random interests; for all users and for the typical users themselves, of whom the language model really read.
+EIMF picks, for each training target, the interest of the inherited list that is nearest to the target's title. This
+prints the mean cosine of that pick for the list of the user's own typical user, for lists dealt to other typical users,
+and for random interests; for all users and for the typical users themselves, of whom the language model really read.
 """
 
 from __future__ import annotations
