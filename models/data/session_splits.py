@@ -74,7 +74,7 @@ def newest_sessions(dataset: Dataset, test_share: float = 0.1, valid_share: floa
     ended = np.maximum.reduceat(times, dataset.sequences.offsets[:-1])
     ascending, n = np.sort(ended), len(ended)
     test_from = ascending[min(n - 1, round(n * (1 - test_share)))]
-    valid_from = ascending[round(n * (1 - test_share - valid_share))]
+    valid_from = ascending[min(n - 1, round(n * (1 - test_share - valid_share)))]
     part = np.where(ended >= test_from, TEST, np.where(ended >= valid_from, VALID, TRAIN))
     return split_sessions(dataset, "newest_sessions", part)
 

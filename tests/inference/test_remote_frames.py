@@ -22,6 +22,7 @@ from service.inference.remote_frames import (
     MAX_K,
     MAX_PAYLOAD,
     REFUSAL,
+    VERSION,
     FrameError,
     FrameReader,
     Greeting,
@@ -276,8 +277,8 @@ def test_a_question_about_nothing_is_refused() -> None:
 
 
 def test_a_greeting_of_another_version_or_another_program_is_refused() -> None:
-    with pytest.raises(FrameError, match="version 3 of the protocol, expected 2"):
-        unpack_hello(only(pack_hello([], version=3))[1])
+    with pytest.raises(FrameError, match=f"version {VERSION + 1} of the protocol, expected {VERSION}"):
+        unpack_hello(only(pack_hello([], version=VERSION + 1))[1])
     with pytest.raises(FrameError, match="somebody else"):
         unpack_hello(memoryview(b"HTTP\1\0\0\0"))
 
