@@ -21,6 +21,7 @@ from service.errors import (
     DeadlineExceeded,
     ModelFailed,
     NotFound,
+    Overloaded,
     RequestError,
     StateUnavailable,
     StoreUnavailable,
@@ -94,8 +95,10 @@ class RankPath:
         self._metrics, self._log = metrics, log
         self._state_name, self._state_timeout_s, self._wall_clock = state_name, state_timeout_s, wall_clock
 
-    async def rank(self, ask: RankAsk, deadline: Deadline, *, bulk: bool = False) -> RankAnswer:
+    async def rank(self, ask: RankAsk, deadline: Deadline, *, bulk: bool = False, crowded: bool = False) -> RankAnswer:
         """The caller's candidates for what the asker did so far; in the order given where time is too short.
+
+        That is so for every question to a crowded event loop.
 
         Raises:
             NotFound: the scenario is unknown, or has no ranker.
@@ -106,9 +109,11 @@ class RankPath:
             raise NotFound("The scenario has no ranker; GET /v1/models lists those that do.", code="no_ranker")
         answer = RankAnswer(scenario, scenario.ranker, deadline, ask.candidates, ask.never_degrade)
         artefact = answer.choice.ranker.artefact
-        answer.behaviour = await self._read_state(ask, answer)
-        candidates = np.array([artefact.index_of.get(item_id, 0) for item_id in ask.candidates], dtype=np.int64)
         try:
+            if crowded:
+                raise Overloaded("More requests arrive than can be answered in time.", retry_after_s=1)
+            answer.behaviour = await self._read_state(ask, answer)
+            candidates = np.array([artefact.index_of.get(item_id, 0) for item_id in ask.candidates], dtype=np.int64)
             answer.ordered = await self.order(
                 answer.choice, ask.user_id, answer.behaviour.items, candidates, deadline, bulk=bulk
             )

@@ -16,16 +16,16 @@ from typing import Any, Literal
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.api.gate import ABANDON, ARRIVED_AT, CROWDED, GONE, LATE, REPLY
+from service.api.gate import ABANDON, ARRIVED_AT, BATCHES, CROWDED, GONE, LATE, QUESTIONS, REPLY
 from service.api.problems import MEDIA_TYPE, problem
 from service.errors import Overloaded, ReceiveTimeout
 from service.logs import new_id
 from service.metrics import Metrics
 
 # What suffers when the loop is crowded: the questions. Events, people and health always pass.
-_QUESTIONS = {b"/v1/recommend", b"/v1/recommend/batch", b"/v1/similar"}
+_QUESTIONS = {path.encode() for path in QUESTIONS}
 # A batch costs as much as many questions, also from memory.
-_NEVER_FROM_MEMORY = b"/v1/recommend/batch"
+_NEVER_FROM_MEMORY = {path.encode() for path in BATCHES}
 
 Room = Literal["all", "memory", "none"]
 
@@ -129,7 +129,7 @@ class Connection(HttpToolsProtocol):
             room = self._crowd.room()
         if room != "all":
             self._metrics.shed.labels("loop_busy").inc()
-        if room == "none" or (room == "memory" and self.url == _NEVER_FROM_MEMORY):
+        if room == "none" or (room == "memory" and self.url in _NEVER_FROM_MEMORY):
             self._refusing = True
             return
         super().on_headers_complete()

@@ -32,7 +32,8 @@ GONE: Reason = "client_gone"
 LATE: Reason = "receive_timeout"
 
 # Questions: stopping half-way leaves nothing behind. What changes state is finished, whether anybody listens or not.
-_QUESTIONS = {"/v1/recommend", "/v1/recommend/batch", "/v1/similar"}
+BATCHES = {"/v1/recommend/batch", "/v1/rank/batch"}
+QUESTIONS = {"/v1/recommend", "/v1/rank", "/v1/similar"} | BATCHES
 _QUIET = {"/livez", "/readyz", "/metrics"}
 
 
@@ -86,7 +87,7 @@ class Gate:
         task = asyncio.current_task()
 
         def abandon(reason: Reason) -> None:
-            if task is not None and (reason == LATE or scope["path"] in _QUESTIONS):
+            if task is not None and (reason == LATE or scope["path"] in QUESTIONS):
                 record.abandoned = reason
                 task.cancel()
 

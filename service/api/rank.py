@@ -86,7 +86,7 @@ def add_rank(app: FastAPI, service: Service) -> None:
         ask = rank_ask(parse_json(await request.body()))
         deadline = start_deadline(record, service, recommender.registry.scenario(ask.scenario).deadline_ms)
         record.fields["user"] = service.pseudonyms.of(ask.user_id)
-        answer = await recommender.ranking.rank(ask, deadline)
+        answer = await recommender.ranking.rank(ask, deadline, crowded=record.crowded)
         document = as_document(answer)
         record.fields |= {**document["served"], "n_items": len(document["items"])}
         return Response(orjson.dumps(document), media_type="application/json", headers={"X-Served-Tier": answer.tier})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ import pytest
 from napkin import Running, Start
 from napkin_ranker import BUILT, TOLD, NapkinRanker, Z, chance, napkin_ranker, of
 
+from service.api.rank import as_document
 from service.api.schemas import ModelsReply, RankBatchReply, RankReply, RecommendReply
+from service.ask import RankAsk
+from service.deadline import Deadline
+from service.errors import Overloaded
 from service.registry import RankerChoice, Registry, Scenario, ServedModel
 
 
@@ -123,6 +128,16 @@ async def test_without_time_candidates_come_back_as_they_were_given(ranking: Run
     assert {item["score"] for item in reply["items"]} == {None}
     body = {"candidates": ["b"], "degrade": "never"}
     assert (await ranking.post("/v1/rank", body, **{"X-Request-Timeout-Ms": "1"})).status_code == 504
+
+
+async def test_a_crowded_loop_gives_candidates_back_as_they_were_given(ranking: Running) -> None:
+    path = ranking.service.recommender.ranking
+    deadline = Deadline.start(60_000, time.monotonic())
+    answer = await path.rank(RankAsk(["b", "e", "a"], user_id=TOLD), deadline, crowded=True)
+    assert of(as_document(answer)) == "bea"
+    assert (answer.tier, answer.degraded, answer.reasons) == ("retrieved", True, ["overloaded"])
+    with pytest.raises(Overloaded):
+        await path.rank(RankAsk(["b"], never_degrade=True), deadline, crowded=True)
 
 
 async def test_a_ranker_that_fails_is_skipped(ranking: Running, ranked: tuple[Registry, NapkinRanker]) -> None:
