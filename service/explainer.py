@@ -1,4 +1,4 @@
-"""Why these items: each one's winning query in words, and the part of the history that weighs most in it.
+"""Why these items: each one's winning query in words, and the part of the history that speaks most for it.
 
 Of one model version, from its artefact alone. Nothing is said that the model or the artefact does not hold: a part that
 is not known is None.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.artefact.directory import Artefact
 from service.features.diversity import topics_of
-from service.features.explanation import heaviest_item, nearest_phrases, unit_rows, winning_queries
+from service.features.explanation import heaviest_item, nearest_phrases, parts_of_score, unit_rows, winning_queries
 from service.inference.reading import Reading
 
 
@@ -28,7 +28,7 @@ class Interest:
 
 @dataclass(frozen=True, slots=True)
 class Because:
-    """The item of the history that weighs most in the winning query, and its share of all weights."""
+    """The item of the history that gives most of the score through the winning query, and its share."""
 
     item_index: int
     weight: float
@@ -60,9 +60,10 @@ class Explainer:
         if not len(items):
             return []
         phrases = self._phrases_of(reading.queries)
-        becauses = self._becauses_of(reading, history)
         return [
-            Explanation(query, phrases[query] or self._category_of(item), becauses[query])
+            Explanation(
+                query, phrases[query] or self._category_of(item), self._because_of(reading, history, query, item)
+            )
             for query, item in zip(self._winners(reading, items).tolist(), items.tolist(), strict=True)
         ]
 
@@ -87,7 +88,8 @@ class Explainer:
         category = self._categories[item]
         return Interest(category, None) if category else None
 
-    def _becauses_of(self, reading: Reading, history: Sequence[int]) -> list[Because | None]:
+    def _because_of(self, reading: Reading, history: Sequence[int], query: int, item: int) -> Because | None:
         if reading.attention is None or not history:
-            return [None] * len(reading.queries)
-        return [Because(*heaviest_item(history, weights)) for weights in reading.attention]
+            return None
+        parts = parts_of_score(reading.attention[query], self._items[list(history)], self._items[item])
+        return Because(*heaviest_item(history, parts))

@@ -93,10 +93,10 @@ class Interest(Reply):
 
 
 class Because(Reply):
-    """The item of the history that weighs most in that query."""
+    """The item of the history that gives most of the score through that query."""
 
     item_id: str
-    weight: Annotated[float, Field(description="its share of the query's attention, all its occurrences together")]
+    weight: Annotated[float, Field(description="its share of what speaks for the item, all its occurrences together")]
 
 
 class Explanation(Reply):

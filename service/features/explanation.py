@@ -1,4 +1,4 @@
-"""What speaks for an item: the query that won it, the phrase nearest to that query, the item that weighs most in it.
+"""What speaks for an item: the query that won it, the phrase nearest to that query, the past item behind it.
 
 Arithmetic alone, so that a measurement of explanations and the service agree. Nothing here knows a user's text: phrases
 were placed among the items by training (decision 11).
@@ -40,14 +40,30 @@ def nearest_phrases(
     return np.asarray(nearest, dtype=np.int64), np.asarray(cosines[np.arange(len(nearest)), nearest])
 
 
-def heaviest_item(history: Sequence[int], attention: NDArray[np.float32]) -> tuple[int, float]:
-    """The item of a history that weighs most in one query, all its occurrences together; ties to the newest.
+def parts_of_score(
+    attention: NDArray[np.float32], rows: NDArray[np.float32], item: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(length,): what each place of a history gives one item's score through one query; only what speaks for it.
+
+    attention_t * <row_t, item>, at least 0. Where a query is the sum of the attended rows (ComiRec-SA and REMI,
+    arXiv:2005.09347) these are the very terms of its score <query, item>; where items pass a map first (capsules) they
+    are what is likest to them. Where nothing speaks for the item, the attention itself.
 
     Args:
-        history: item indices, oldest first, at least one; attention: (length,) their weights.
+        attention: (length,) of the query; rows: (length, dim) of the history's items; item: (dim,).
+    """
+    parts = np.maximum(attention * (rows @ item), 0)
+    return np.asarray(parts if parts.any() else attention, dtype=np.float32)
+
+
+def heaviest_item(history: Sequence[int], parts: NDArray[np.float32]) -> tuple[int, float]:
+    """The item of a history with the largest part, all its occurrences together, and its share; ties to the newest.
+
+    Args:
+        history: item indices, oldest first, at least one; parts: (length,), none negative.
     """
     weights: dict[int, float] = {}
-    for item, weight in zip(reversed(history), reversed(attention.tolist()), strict=True):
-        weights[item] = weights.get(item, 0.0) + weight
+    for item, part in zip(reversed(history), reversed(parts.tolist()), strict=True):
+        weights[item] = weights.get(item, 0.0) + part
     best = max(weights, key=weights.__getitem__)  # of equals the first that was met: the newest
-    return best, weights[best]
+    return best, weights[best] / (sum(weights.values()) or 1.0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.features.explanation import heaviest_item, nearest_phrases, unit_rows, winning_queries
+from service.features.explanation import heaviest_item, nearest_phrases, parts_of_score, unit_rows, winning_queries
 
 
 def test_the_query_with_the_best_dot_product_wins_an_item_ties_to_the_first() -> None:
@@ -22,14 +22,28 @@ def test_the_nearest_phrase_is_by_cosine_whatever_the_lengths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("history", "attention", "expected"),
+    ("item", "expected"),
     [
-        ([5], [1.0], (5, 1.0)),
-        ([5, 7, 5], [0.3, 0.4, 0.3], (5, 0.6)),  # both looks at 5 count
+        ([2, 1], [1.0, 0.5, 0.0]),  # <row, item> 2, 2 and -8, times the attention; what speaks against it is no reason
+        ([-1, 0], [0.0, 0.0, 1.0]),
+        ([0, -1], [0.5, 0.25, 0.25]),  # 0, -2 and 0: nothing speaks for it, so the attention is all that is known
+    ],
+)
+def test_the_parts_of_a_score_by_hand(item: list[float], expected: list[float]) -> None:
+    attention = np.array([0.5, 0.25, 0.25], np.float32)
+    rows = np.array([[1, 0], [0, 2], [-4, 0]], np.float32)
+    assert parts_of_score(attention, rows, np.array(item, np.float32)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("history", "parts", "expected"),
+    [
+        ([5], [2.0], (5, 1.0)),
+        ([5, 7, 5], [0.6, 0.8, 0.6], (5, 0.6)),  # both looks at 5 count
         ([5, 7, 8], [0.25, 0.375, 0.375], (8, 0.375)),  # the newer of equals
         ([5, 7], [0.0, 0.0], (7, 0.0)),
     ],
 )
-def test_the_heaviest_item_by_hand(history: list[int], attention: list[float], expected: tuple[int, float]) -> None:
-    item, weight = heaviest_item(history, np.array(attention, np.float32))
+def test_the_heaviest_item_by_hand(history: list[int], parts: list[float], expected: tuple[int, float]) -> None:
+    item, weight = heaviest_item(history, np.array(parts, np.float32))
     assert (item, weight) == (expected[0], pytest.approx(expected[1]))

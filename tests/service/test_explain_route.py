@@ -181,7 +181,7 @@ async def test_each_item_tells_its_query_in_words_and_what_weighs_most_in_it(ask
     mean = {
         "query": 1,
         "interest": {"kind": "category", "text": "warm"},  # 0.3162 is below the floor
-        "because": {"item_id": "a", "weight": 0.75},  # three looks of a quarter each
+        "because": {"item_id": "a", "weight": 0.9},  # of 10 / 4: three looks give <a, b> = 12 each, e gives 4
     }
     assert [item["explanation"] for item in reply["items"]] == [last, mean, last, last]
     assert reply["served"]["explained"] is True
@@ -297,7 +297,7 @@ async def test_sub_requests_of_a_batch_are_explained_one_by_one(asked: Asked) ->
     results = (await asked.post("/v1/recommend/batch", body)).json()["results"]
 
     BatchReply.model_validate({"results": results})
-    assert results[0]["items"][1]["explanation"]["because"] == {"item_id": "a", "weight": 0.75}
+    assert results[0]["items"][1]["explanation"]["because"] == {"item_id": "a", "weight": 0.9}
     assert "explanation" not in results[1]["items"][1]
     assert results[2]["status"] == 422
 
