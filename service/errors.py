@@ -121,6 +121,11 @@ class Overloaded(RequestError):
     status, code, title = 503, "overloaded", "Overloaded"
 
 
+def crowded_loop() -> Overloaded:
+    """Why a crowded event loop answers from what its process knows itself."""
+    return Overloaded("More requests arrive than can be answered in time.", retry_after_s=1)
+
+
 class EngineUnavailable(Overloaded):
     code, title = "engine_unavailable", "Engine unavailable"
 

@@ -59,10 +59,10 @@ class Explainer:
         """
         if not len(items):
             return []
-        phrases = self._phrases_of(reading.queries)
+        phrases, rows = self._phrases_of(reading.queries), self._items[list(history)]
         return [
             Explanation(
-                query, phrases[query] or self._category_of(item), self._because_of(reading, history, query, item)
+                query, phrases[query] or self._category_of(item), self._because_of(reading, history, rows, query, item)
             )
             for query, item in zip(self._winners(reading, items).tolist(), items.tolist(), strict=True)
         ]
@@ -88,8 +88,11 @@ class Explainer:
         category = self._categories[item]
         return Interest(category, None) if category else None
 
-    def _because_of(self, reading: Reading, history: Sequence[int], query: int, item: int) -> Because | None:
+    def _because_of(
+        self, reading: Reading, history: Sequence[int], rows: NDArray[np.float32], query: int, item: int
+    ) -> Because | None:
+        """`rows` are those of the history."""
         if reading.attention is None or not history:
             return None
-        parts = parts_of_score(reading.attention[query], self._items[list(history)], self._items[item])
+        parts = parts_of_score(reading.attention[query], rows, self._items[item])
         return Because(*heaviest_item(history, parts))

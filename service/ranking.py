@@ -6,8 +6,7 @@ any other case, an unreachable store included, the graph predicts it from behavi
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,23 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.ask import RankAsk
-from service.behaviour import Behaviour, Source, behaviour_from_request, behaviour_from_store
+from service.behaviour import Behaviour
 from service.deadline import Deadline
 from service.errors import (
-    DeadlineExceeded,
     ModelFailed,
     NotFound,
-    Overloaded,
     RequestError,
-    StateUnavailable,
     StoreUnavailable,
+    crowded_loop,
 )
 from service.inference.engine import Engine
 from service.inference.ranker import RankRow
 from service.logs import Logger, describe, new_id
 from service.metrics import Metrics
 from service.registry import RankerChoice, Registry, Scenario
-from service.state.store import StateStore
+from service.state_reader import StateReader
 
 UserZ = Literal["told", "predicted", "none"]
 
@@ -79,21 +76,9 @@ class RankAnswer:
 class RankPath:
     """Ranks for one registry of scenarios. Holds no state of a request."""
 
-    def __init__(
-        self,
-        registry: Registry,
-        store: StateStore,
-        engine: Engine,
-        metrics: Metrics,
-        log: Logger,
-        *,
-        state_name: Source,
-        state_timeout_s: float,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._registry, self._store, self._engine = registry, store, engine
+    def __init__(self, registry: Registry, state: StateReader, engine: Engine, metrics: Metrics, log: Logger) -> None:
+        self._registry, self._state, self._engine = registry, state, engine
         self._metrics, self._log = metrics, log
-        self._state_name, self._state_timeout_s, self._wall_clock = state_name, state_timeout_s, wall_clock
 
     async def rank(self, ask: RankAsk, deadline: Deadline, *, bulk: bool = False, crowded: bool = False) -> RankAnswer:
         """The caller's candidates for what the asker did so far; in the order given where time is too short.
@@ -111,8 +96,8 @@ class RankPath:
         artefact = answer.choice.ranker.artefact
         try:
             if crowded:
-                raise Overloaded("More requests arrive than can be answered in time.", retry_after_s=1)
-            answer.behaviour = await self._read_state(ask, answer)
+                raise crowded_loop()
+            answer.behaviour = await self._state.behaviour(ask, artefact, answer)
             candidates = np.array([artefact.index_of.get(item_id, 0) for item_id in ask.candidates], dtype=np.int64)
             answer.ordered = await self.order(
                 answer.choice, ask.user_id, answer.behaviour.items, candidates, deadline, bulk=bulk
@@ -167,33 +152,7 @@ class RankPath:
         if z is None or user_id is None or deadline.spent:
             return None
         try:
-            timeout_s = min(self._state_timeout_s, deadline.left_s)
-            deleted_at = await self._store.deleted_at(user_id, timeout_s=timeout_s)
+            deleted_at = await self._state.deleted_at(user_id, deadline)
         except StoreUnavailable:
-            self._metrics.redis_errors.labels("read").inc()
             return None
         return z if deleted_at is None or deleted_at < choice.ranker.manifest.created_at.timestamp() else None
-
-    async def _read_state(self, ask: RankAsk, answer: RankAnswer) -> Behaviour:
-        """The history of the request, or else the stored one; without it the ranker goes by scenario and items."""
-        artefact = answer.choice.ranker.artefact
-        if ask.history is not None:
-            return behaviour_from_request(ask.history, artefact, self._wall_clock())
-        if ask.user_id is None and ask.session_id is None:
-            return Behaviour("none")
-        started = answer.deadline.clock()
-        try:
-            if answer.deadline.spent:
-                self._metrics.deadline_exceeded.labels("state").inc()
-                raise DeadlineExceeded("The budget ended before the state was read.")
-            timeout_s = min(self._state_timeout_s, answer.deadline.left_s)
-            user, session = await self._store.recall(ask.user_id, ask.session_id, timeout_s=timeout_s)
-            return behaviour_from_store(user, session, artefact, self._state_name)
-        except StoreUnavailable:
-            self._metrics.redis_errors.labels("read").inc()
-            answer.step_down(StateUnavailable("The state store did not answer.", retry_after_s=1))
-        except DeadlineExceeded as late:
-            answer.step_down(late)
-        finally:
-            answer.stage_ms["state"] = (answer.deadline.clock() - started) * 1000
-        return Behaviour("none")

@@ -22,15 +22,14 @@ from numpy.typing import NDArray
 
 from service.api.schemas import MAX_COUNT
 from service.ask import Ask, SimilarAsk
-from service.behaviour import Behaviour, Source, behaviour_from_request, behaviour_from_store
+from service.behaviour import Behaviour, Source
 from service.deadline import Deadline
 from service.errors import (
     DeadlineExceeded,
     ModelFailed,
     Overloaded,
     RequestError,
-    StateUnavailable,
-    StoreUnavailable,
+    crowded_loop,
 )
 from service.explainer import Explanation
 from service.fallback import LastList, LastLists
@@ -42,6 +41,7 @@ from service.metrics import Metrics
 from service.ranking import Ordered, RankPath
 from service.registry import Registry, Scenario, ServedModel
 from service.state.store import StateStore
+from service.state_reader import StateReader
 
 NOTHING: NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -107,20 +107,10 @@ class Recommender:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.registry = registry
-        self._store, self._engine, self._last_lists = store, engine, last_lists
+        self._engine, self._last_lists = engine, last_lists
         self._metrics, self._log = metrics, log
-        self._state_name, self._state_timeout_s = state_name, state_timeout_s
-        self._wall_clock = wall_clock
-        self.ranking = RankPath(
-            registry,
-            store,
-            engine,
-            metrics,
-            log,
-            state_name=state_name,
-            state_timeout_s=state_timeout_s,
-            wall_clock=wall_clock,
-        )
+        self._state = StateReader(store, metrics, source=state_name, timeout_s=state_timeout_s, wall_clock=wall_clock)
+        self.ranking = RankPath(registry, self._state, engine, metrics, log)
 
     async def recommend(self, ask: Ask, deadline: Deadline, *, bulk: bool = False, crowded: bool = False) -> Answer:
         """Items for what the asker did so far; of a crowded event loop, from what this process knows itself.
@@ -134,7 +124,7 @@ class Recommender:
         owners, n_drops = ask.owners, self._last_lists.n_drops
         owner = owners[0] if owners else None
 
-        answer.behaviour = await self._read_state(ask, answer)
+        answer.behaviour = await self._state.behaviour(ask, model.artefact, answer)
         last = self._last_lists.get(owner, scenario.name, model.version) if owner else None
         answer.hidden = self._rules(ask, answer, last)
 
@@ -214,31 +204,8 @@ class Recommender:
         if isinstance(ask, Ask):
             answer.explain, answer.diversity = ask.explain, ask.diversity
         if crowded:
-            answer.step_down(Overloaded("More requests arrive than can be answered in time.", retry_after_s=1))
+            answer.step_down(crowded_loop())
         return answer
-
-    async def _read_state(self, ask: Ask, answer: Answer) -> Behaviour:
-        """The history of the request, or else the stored one in one round trip."""
-        if ask.history is not None:
-            return behaviour_from_request(ask.history, answer.model.artefact, self._wall_clock())
-        if answer.degraded or (ask.user_id is None and ask.session_id is None):
-            return Behaviour("none")
-        started = answer.deadline.clock()
-        try:
-            if answer.deadline.spent:
-                self._metrics.deadline_exceeded.labels("state").inc()
-                raise DeadlineExceeded("The budget ended before the state was read.")
-            timeout_s = min(self._state_timeout_s, answer.deadline.left_s)
-            user, session = await self._store.recall(ask.user_id, ask.session_id, timeout_s=timeout_s)
-            return behaviour_from_store(user, session, answer.model.artefact, self._state_name)
-        except StoreUnavailable:
-            self._metrics.redis_errors.labels("read").inc()
-            answer.step_down(StateUnavailable("The state store did not answer.", retry_after_s=1))
-        except DeadlineExceeded as late:
-            answer.step_down(late)
-        finally:
-            answer.stage_ms["state"] = (answer.deadline.clock() - started) * 1000
-        return Behaviour("none")
 
     async def _ask_model(
         self, answer: Answer, operation: Operation, row: Sequence[int], k: int, bulk: bool

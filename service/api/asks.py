@@ -18,6 +18,7 @@ from service.api.schemas import (
     MAX_HISTORY,
     Exclude,
     ModelChoice,
+    PastEvent,
     RecommendRequest,
     SimilarRequest,
 )
@@ -41,18 +42,11 @@ def recommend_ask(document: Any) -> Ask:
     if ask is not None:
         return ask
     request = parse(document, RecommendRequest)
-    history = None
-    if request.history is not None:
-        history = Told(
-            [event.item_id for event in request.history],
-            [event.type for event in request.history],
-            [event.ts for event in request.history],
-        )
     return Ask(
         request.scenario,
         request.user_id,
         request.session_id,
-        history,
+        told(request.history),
         request.count,
         request.exclude.item_ids,
         request.exclude.seen,
@@ -60,6 +54,15 @@ def recommend_ask(document: Any) -> Ask:
         request.degrade == "never",
         request.explain,
         request.diversity,
+    )
+
+
+def told(history: Sequence[PastEvent] | None) -> Told | None:
+    """The history of a request as the online path takes it."""
+    if history is None:
+        return None
+    return Told(
+        [event.item_id for event in history], [event.type for event in history], [event.ts for event in history]
     )
 
 

@@ -11,12 +11,13 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.asks import told
 from service.api.body import parse, parse_json, read_body
 from service.api.documented import documented, ref
 from service.api.problems import problem
 from service.api.recommend import PROBLEMS, start_deadline
 from service.api.schemas import MAX_SUB_REQUESTS, BatchRequest, RankBatchReply, RankReply, RankRequest
-from service.ask import RankAsk, Told
+from service.ask import RankAsk
 from service.deadline import Deadline
 from service.errors import RequestError
 from service.logs import describe
@@ -33,19 +34,12 @@ def rank_ask(document: Any) -> RankAsk:
         ValidationFailed, MalformedJson: see `parse`.
     """
     request = parse(document, RankRequest)
-    history = None
-    if request.history is not None:
-        history = Told(
-            [event.item_id for event in request.history],
-            [event.type for event in request.history],
-            [event.ts for event in request.history],
-        )
     return RankAsk(
         request.candidates,
         request.scenario,
         request.user_id,
         request.session_id,
-        history,
+        told(request.history),
         request.degrade == "never",
     )
 

@@ -5,7 +5,6 @@ The run is also the warm-up: every batch shape's first call is slower than the r
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from service.artefact.manifest import GoldenSpec, Manifest
 from service.errors import AfterglowError, ArtefactError, ArtefactRefused
+from service.inference.golden_arrays import check_arrays, flat, load_arrays, offsets_of
 from service.inference.retriever import Retriever
 from service.inference.topk import Ranked, TopK
 
@@ -84,13 +84,11 @@ def make_golden(
 
 def write_golden(path: Path, golden: Golden) -> None:
     """`golden.npz` without pickles; histories as one flat array and offsets."""
-    offsets = np.cumsum([0, *map(len, golden.histories)], dtype=np.int64)
-    flat = np.array([index for history in golden.histories for index in history], dtype=np.int64)
     np.savez(
         path,
         case=np.array(golden.cases),
-        history_items=flat,
-        history_offsets=offsets,
+        history_items=flat(golden.histories),
+        history_offsets=offsets_of(golden.histories),
         queries=golden.queries,
         top_items=golden.top_items,
         top_scores=golden.top_scores,
@@ -104,11 +102,7 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
     Raises:
         ArtefactError: the file is unreadable, or its arrays do not fit the manifest or each other.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ArtefactError(f"{path.name}: is not a readable .npz file ({error})") from error
+    found = load_arrays(path)
     n, k = len(found.get("case", ())), manifest.golden.k
     total = len(found.get("history_items", ()))
     expected = {
@@ -120,12 +114,7 @@ def read_golden(path: Path, manifest: Manifest) -> Golden:
         "top_scores": ("float32", (n, k)),
         "score_std": ("float64", (n,)),
     }
-    for name, (dtype, shape) in expected.items():
-        array = found.get(name)
-        if array is None:
-            raise ArtefactError(f"{path.name}: array {name} is missing")
-        if array.shape != shape or dtype not in (str(array.dtype), array.dtype.kind):
-            raise ArtefactError(f"{path.name}: {name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
+    check_arrays(path, found, expected)
     offsets = found["history_offsets"]
     if offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 0).any():
         raise ArtefactError(f"{path.name}: history_offsets do not cut history_items into {n} histories")

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from service.artefact.files import RANKER
 from service.artefact.manifest import RankerSpec
 from service.artefact.ranker_directory import RankerArtefact
-from service.errors import ArtefactError, ArtefactRefused
+from service.errors import ArtefactError
 from service.features.ranking import encode_candidates
 from service.features.sequence import encode_sequences
-from service.inference.retriever import graph_faults, tables_of
-from service.inference.runtime import Device, make_session
+from service.inference.retriever import open_graph
+from service.inference.runtime import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,7 @@ class Ranker:
     def __init__(self, artefact: RankerArtefact, *, intra_op_threads: int, device: Device, table: Any = None) -> None:
         self.artefact = artefact
         self._table = table  # must live as long as the session
-        manifest = artefact.manifest
-        label = f"{manifest.name}/{manifest.version}"
-        try:
-            path = artefact.path / RANKER
-            shared = {} if table is None else dict.fromkeys(tables_of(path), table)
-            self._session = make_session(path, device, intra_op_threads, shared=shared)
-        except ArtefactError as error:
-            raise ArtefactRefused(label, [str(error)]) from error
-        faults = graph_faults(self._session, manifest.inputs, manifest.outputs, graph=RANKER)
-        if faults:
-            raise ArtefactRefused(label, faults)
+        self._session = open_graph(artefact.path / RANKER, artefact.manifest, intra_op_threads, device, table)
 
     @property
     def provider(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from service.artefact.manifest import GoldenSpec, RankerManifest, RankerSpec
 from service.errors import AfterglowError, ArtefactError, ArtefactRefused
+from service.inference.golden_arrays import check_arrays, flat, load_arrays, offsets_of
 from service.inference.ranker import Ranker, RankRow
 
 Score = Callable[[Sequence[RankRow]], list[NDArray[np.float32]]]
@@ -31,8 +31,9 @@ class RankerGolden:
 
     def tolerance(self, spec: GoldenSpec) -> float:
         """How far two scores may lie apart."""
-        flat = np.concatenate(self.scores)
-        return spec.atol_per_std * float(flat.std(dtype=np.float64)) + _ROUNDING * float(np.abs(flat).max(initial=0.0))
+        scores = np.concatenate(self.scores)
+        spread, largest = float(scores.std(dtype=np.float64)), float(np.abs(scores).max(initial=0.0))
+        return spec.atol_per_std * spread + _ROUNDING * largest
 
 
 def golden_rows(ranker: RankerSpec, n_items: int, seed: int = 7) -> tuple[list[str], list[RankRow]]:
@@ -71,10 +72,10 @@ def write_ranker_golden(path: Path, golden: RankerGolden, z_size: int) -> None:
         scenario_index=np.array([row.scenario_index for row in rows], dtype=np.int64),
         user_z=z.astype(np.float32),
         has_user_z=np.array([row.user_z is not None for row in rows], dtype=np.int64),
-        history_items=_flat([row.history for row in rows]),
-        history_offsets=_offsets([row.history for row in rows]),
-        candidate_items=_flat([row.candidates for row in rows]),
-        candidate_offsets=_offsets([row.candidates for row in rows]),
+        history_items=flat([row.history for row in rows]),
+        history_offsets=offsets_of([row.history for row in rows]),
+        candidate_items=flat([row.candidates for row in rows]),
+        candidate_offsets=offsets_of([row.candidates for row in rows]),
         scores=np.concatenate(golden.scores),
     )
 
@@ -85,11 +86,7 @@ def read_ranker_golden(path: Path, manifest: RankerManifest) -> RankerGolden:
     Raises:
         ArtefactError: the file is unreadable, or its arrays do not fit the manifest or each other.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ArtefactError(f"{path.name}: is not a readable .npz file ({error})") from error
+    found = load_arrays(path)
     n = len(found.get("case", ()))
     total, shown = len(found.get("history_items", ())), len(found.get("candidate_items", ()))
     expected = {
@@ -103,12 +100,7 @@ def read_ranker_golden(path: Path, manifest: RankerManifest) -> RankerGolden:
         "candidate_offsets": ("int64", (n + 1,)),
         "scores": ("float32", (shown,)),
     }
-    for name, (dtype, shape) in expected.items():
-        array = found.get(name)
-        if array is None:
-            raise ArtefactError(f"{path.name}: array {name} is missing")
-        if array.shape != shape or dtype not in (str(array.dtype), array.dtype.kind):
-            raise ArtefactError(f"{path.name}: {name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
+    check_arrays(path, found, expected)
     for name, size in (("history_offsets", total), ("candidate_offsets", shown)):
         offsets = found[name]
         if offsets[0] != 0 or offsets[-1] != size or (np.diff(offsets) < 0).any():
@@ -156,11 +148,3 @@ def check_ranker_golden(ranker: Ranker) -> None:
                     f"tolerance {atol:.3g}"
                 )
                 raise ArtefactRefused(label, [reason])
-
-
-def _flat(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    return np.array([index for row in lists for index in row], dtype=np.int64)
-
-
-def _offsets(lists: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    return np.cumsum([0, *map(len, lists)], dtype=np.int64)

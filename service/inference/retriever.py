@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.artefact.directory import INTENTS, Artefact
 from service.artefact.files import ENCODER, ITEMS
-from service.artefact.manifest import EncoderSpec, Manifest, TensorSpec
+from service.artefact.manifest import EncoderSpec, Manifest, RankerManifest, TensorSpec
 from service.artefact.onnx_file import external_tensors
 from service.errors import ArtefactError, ArtefactRefused
 from service.features.sequence import SequenceFeatures, encode_sequences
@@ -49,17 +49,7 @@ class Retriever:
     def __init__(self, artefact: Artefact, *, intra_op_threads: int, device: Device, table: Any = None) -> None:
         self.artefact = artefact
         self._table = table  # must live as long as the session
-        manifest = artefact.manifest
-        label = f"{manifest.name}/{manifest.version}"
-        try:
-            path = artefact.path / ENCODER
-            shared = {} if table is None else dict.fromkeys(tables_of(path), table)
-            self._session = make_session(path, device, intra_op_threads, shared=shared)
-        except ArtefactError as error:
-            raise ArtefactRefused(label, [str(error)]) from error
-        faults = graph_faults(self._session, manifest.inputs, manifest.outputs)
-        if faults:
-            raise ArtefactRefused(label, faults)
+        self._session = open_graph(artefact.path / ENCODER, artefact.manifest, intra_op_threads, device, table)
         # The execution provider that the session really uses.
         self.provider = str(self._session.get_providers()[0])
         rows = artefact.intent_items
@@ -136,6 +126,27 @@ def split_by_length(lengths: Sequence[int]) -> list[list[int]]:
             rows = []
         rows, longest = rows + by_size[size], its_longest
     return [*parts, rows]
+
+
+def open_graph(
+    path: Path, manifest: Manifest | RankerManifest, intra_op_threads: int, device: Device, table: Any
+) -> Any:
+    """A session of the graph in `path`, whose tensors are the manifest's; `table` stands in for `items.npy`, if any.
+
+    Raises:
+        ArtefactRefused: the graph cannot be loaded, or its tensors are not the manifest's.
+        SettingsError: ONNX Runtime or the device is not there.
+    """
+    label = f"{manifest.name}/{manifest.version}"
+    try:
+        shared = {} if table is None else dict.fromkeys(tables_of(path), table)
+        session = make_session(path, device, intra_op_threads, shared=shared)
+    except ArtefactError as error:
+        raise ArtefactRefused(label, [str(error)]) from error
+    faults = graph_faults(session, manifest.inputs, manifest.outputs, graph=path.name)
+    if faults:
+        raise ArtefactRefused(label, faults)
+    return session
 
 
 def tables_of(path: Path) -> list[str]:
