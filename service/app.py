@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.batch import add_batch, is_ndjson
-from service.api.connection import Connection, Crowd
+from service.api.connection import Connection
+from service.api.crowd import Crowd
 from service.api.documented import add_openapi
+from service.api.exchange import StraightRoute
 from service.api.gate import Gate
 from service.api.operations import add_operations
 from service.api.people import add_people
 from service.api.problems import add_handlers
 from service.api.rank import BATCH_PATH as RANK_BATCH
 from service.api.rank import add_rank
-from service.api.recommend import PATH, RecommendRoute, add_recommend
+from service.api.recommend import add_recommend, straight_recommend
+from service.api.record import Records
 from service.service import Service
 
 _BATCH = "/v1/recommend/batch"
@@ -29,14 +30,14 @@ _BULK = {_BATCH, RANK_BATCH, "/v1/events"}
 
 
 class Application(FastAPI):
-    """FastAPI, except for `direct` routes: by method and path, answered without its layers.
+    """FastAPI, and `straight` routes that connections answer without it.
 
     `connection` is the protocol class (a factory of it) that uvicorn should serve with.
     """
 
-    def __init__(self, service: Service, **options: Any) -> None:
+    def __init__(self, service: Service, straight: Sequence[StraightRoute], **options: Any) -> None:
         super().__init__(**options)
-        self.direct: dict[tuple[str, str], ASGIApp] = {}
+        self._straight = {route.path.encode(): route for route in straight}
         self._service = service
         self._crowd: Crowd | None = None
 
@@ -45,17 +46,12 @@ class Application(FastAPI):
         self._crowd = self._crowd or Crowd(asyncio.get_running_loop())
         return Connection(
             *args,
+            straight=self._straight,
             metrics=self._service.metrics,
             receive_timeout_s=self._service.settings.receive_timeout_s,
             crowd=self._crowd,
             **kwargs,
         )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (direct := self.direct.get((scope["method"], scope["path"]))) is not None:
-            await direct(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
 
 
 def create_app(service: Service) -> Application:
@@ -72,8 +68,10 @@ def create_app(service: Service) -> Application:
             return None  # a stream is bounded by the line
         return service.settings.max_bulk_body_bytes if path in _BULK else service.settings.max_body_bytes
 
+    records = Records(service.metrics, service.log, service.clock)
     app = Application(
         service,
+        [straight_recommend(service, records)],
         title="afterglow",
         description="Recommendations from models that were taught by a large language model and no longer need it.",
         version=version("afterglow"),
@@ -81,9 +79,7 @@ def create_app(service: Service) -> Application:
         redirect_slashes=False,
         redoc_url=None,
     )
-    gate = partial(Gate, max_body_bytes=max_body_bytes, metrics=service.metrics, log=service.log, clock=service.clock)
-    app.direct["POST", PATH] = gate(RecommendRoute(service), route=PATH)
-    app.add_middleware(gate)
+    app.add_middleware(Gate, max_body_bytes=max_body_bytes, records=records)
     add_handlers(app)
     add_openapi(app)
     add_recommend(app, service)

@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
+from starlette.requests import Request
 
 from service.api.problems import findings, validation_failed
 from service.errors import BodyTooLarge, MalformedJson
@@ -24,25 +23,6 @@ async def read_body(request: Request, model: type[Body]) -> Body:
         ValidationFailed: JSON that does not fit.
     """
     return parse(parse_json(await request.body()), model)
-
-
-async def read_whole(receive: Receive, max_bytes: int) -> bytes:
-    """The body of a request that is answered without a `Request`.
-
-    Raises:
-        BodyTooLarge: it has more than `max_bytes`.
-        ClientDisconnect: the caller went away before it had sent everything.
-    """
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientDisconnect
-        body = body + message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > max_bytes:
-            raise BodyTooLarge(f"The body is larger than {max_bytes} bytes.")
-    return body
 
 
 def parse_json(raw: bytes) -> Any:

@@ -1,7 +1,7 @@
 """`/v1/recommend` and `/v1/similar`: one question, one answer.
 
-`/v1/recommend` is where the load is: `RecommendRoute` answers it without FastAPI's layers. The route of the same path
-documents it, and answers where the application is mounted below another path.
+`/v1/recommend` is where the load is: connections answer it themselves, as a straight route. FastAPI's route of the same
+path documents it, and answers what goes the long way: pipelined requests, those with a query, another server's.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import logging
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from service.api.asks import recommend_ask, similar_ask
-from service.api.body import parse_json, read_whole
+from service.api.body import parse_json
 from service.api.documented import documented
-from service.api.gate import REPLY, Record
-from service.api.replies import as_response, encode, log_fields, reply_headers
+from service.api.exchange import StraightRoute
+from service.api.record import Record, Records
+from service.api.replies import as_response, encode, head_lines, log_fields
 from service.api.schemas import RecommendReply, RecommendRequest, SimilarRequest
 from service.deadline import ENVOY_HEADER, GRPC_HEADER, HEADER, Deadline, granted_ms
 from service.recommender import Answer
@@ -51,33 +51,24 @@ async def _recommend(service: Service, record: Record, body: bytes) -> Answer:
     recommender = service.recommender
     ask = recommend_ask(parse_json(body))
     deadline = start_deadline(record, service, recommender.registry.scenario(ask.scenario).deadline_ms)
-    record.fields["user"] = service.pseudonyms.of(ask.user_id)
+    is_logged = service.log.is_enabled_for(logging.INFO)  # at a higher level nobody would read the request's line
+    if is_logged:
+        record.fields["user"] = service.pseudonyms.of(ask.user_id)
     answer = await recommender.recommend(ask, deadline, crowded=record.crowded)
-    if service.log.is_enabled_for(logging.INFO):  # the request's line; at a higher level nobody would read it
+    if is_logged:
         record.fields |= log_fields(answer)
     return answer
 
 
-class RecommendRoute:
-    """ASGI application of the one path, behind a Gate."""
+def straight_recommend(service: Service, records: Records) -> StraightRoute:
+    """The route as connections answer it."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state = scope["state"]
-        record: Record = state["record"]
-        body = await read_whole(receive, self._service.settings.max_body_bytes)
-        answer = await _recommend(self._service, record, body)
+    async def work(record: Record, body: bytes) -> tuple[bytes, bytes]:
+        answer = await _recommend(service, record, body)
         reply = encode(answer)
-        headers = reply_headers(answer, len(reply))
-        if at_once := state.get(REPLY):
-            lines = [b"%s: %s\r\n" % header for header in (*headers, (b"x-request-id", record.request_id.encode()))]
-            if at_once(b"".join((b"HTTP/1.1 200 OK\r\n", *lines)), reply):
-                record.status = 200
-                return
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": reply})
+        return head_lines(answer, len(reply)), reply
+
+    return StraightRoute(PATH, work, records, max_body_bytes=service.settings.max_body_bytes)
 
 
 def add_recommend(app: FastAPI, service: Service) -> None:

@@ -82,21 +82,22 @@ def encode(answer: Answer) -> bytes:
     return orjson.dumps(as_document(answer))
 
 
-def reply_headers(answer: Answer, n_bytes: int) -> list[tuple[bytes, bytes]]:
-    """Raw headers of an answer of that size."""
-    timing = ", ".join([f"{stage};dur={duration_ms:.2f}" for stage, duration_ms in answer.stage_ms.items()])
-    return [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % n_bytes),
-        (b"x-served-tier", answer.picked.tier.encode()),
-        (b"server-timing", timing.encode()),
-    ]
+def head_lines(answer: Answer, n_bytes: int) -> bytes:
+    """Lines of the headers of an answer of that size."""
+    return b"content-type: application/json\r\ncontent-length: %d\r\nx-served-tier: %s\r\nserver-timing: %s\r\n" % (
+        n_bytes,
+        answer.picked.tier.encode(),
+        _server_timing(answer).encode(),
+    )
 
 
 def as_response(answer: Answer) -> Response:
-    response = Response(encode(answer))
-    response.raw_headers = reply_headers(answer, len(response.body))
-    return response
+    headers = {"x-served-tier": answer.picked.tier, "server-timing": _server_timing(answer)}
+    return Response(encode(answer), headers=headers, media_type="application/json")
+
+
+def _server_timing(answer: Answer) -> str:
+    return ", ".join([f"{stage};dur={duration_ms:.2f}" for stage, duration_ms in answer.stage_ms.items()])
 
 
 def log_fields(answer: Answer) -> dict[str, Any]:

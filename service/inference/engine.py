@@ -292,7 +292,7 @@ class LocalEngine:
             answers: list[Ranked | Exception] = self._score(batch) if batch else []
             self._run_began_at = self._run_ends_at = None  # before anybody hears of the end
             try:
-                loop.call_soon_threadsafe(_deliver, late, batch, answers)
+                loop.call_soon_threadsafe(self._deliver, late, batch, answers)
             except RuntimeError:  # the loop has closed; nobody waits any more
                 return
 
@@ -349,22 +349,22 @@ class LocalEngine:
             answers.append(Ranked(items[: job.k], scores[: job.k], waited * 1000, took * 1000, *reading))
         return answers
 
+    def _deliver(self, late: list[_Job], batch: list[_Job], answers: list[Ranked | Exception]) -> None:
+        """Runs in the event loop, once per batch."""
+        self._metrics.fold_soon()
+        for job in late:
+            if not job.answer.done():
+                job.answer.set_exception(DeadlineExceeded("The budget ended in the queue."))
+        for job, answer in zip(batch, answers, strict=True):
+            if job.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                job.answer.set_exception(answer)
+            else:
+                job.answer.set_result(answer)
+
 
 def _failure(cause: Exception) -> ModelFailed:
     failure = ModelFailed("The model failed on this request or on one it was batched with.")
     failure.__cause__ = cause
     return failure
-
-
-def _deliver(late: list[_Job], batch: list[_Job], answers: list[Ranked | Exception]) -> None:
-    """Runs in the event loop, once per batch."""
-    for job in late:
-        if not job.answer.done():
-            job.answer.set_exception(DeadlineExceeded("The budget ended in the queue."))
-    for job, answer in zip(batch, answers, strict=True):
-        if job.answer.done():
-            continue
-        if isinstance(answer, Exception):
-            job.answer.set_exception(answer)
-        else:
-            job.answer.set_result(answer)

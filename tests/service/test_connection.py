@@ -9,104 +9,27 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
-from napkin import ITEMS, NOW, ManualClock
+from napkin import ITEMS, ManualClock
+from sockets import LIMIT_S, HeldRuns, Served, ask, holding, post, serving, status_of, until
 
-from service.api.connection import Crowd
-from service.app import create_app
-from service.inference.engine import Operation
+from service.api.crowd import Crowd
 from service.registry import Registry, ServedModel
-from service.server import DrainingServer, listen
-from service.service import Service
-from service.settings import Settings
-from service.state.memory import MemoryStore
-
-LIMIT_S = 30.0
-
-
-def until(holds: Callable[[], bool]) -> None:
-    ends_at = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < ends_at
-        time.sleep(0.002)
-
-
-class Served:
-    def __init__(self, registry: Registry, **settings: object) -> None:
-        self.settings = Settings(port=0, log_level="error", deadline_ms=60_000, **settings)
-        self.service = Service(self.settings, MemoryStore(ManualClock(NOW)), lambda: registry)
-        self.app = create_app(self.service)
-        self.server = DrainingServer(self.app, self.settings, self.service.readiness)
-        self.listener = listen(self.settings)
-        self.clients = ExitStack()
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
-
-    def raw(self) -> socket.socket:
-        return self.clients.enter_context(socket.create_connection(self.listener.getsockname()[:2], timeout=LIMIT_S))
-
-    def connect(self) -> http.client.HTTPConnection:
-        address = self.listener.getsockname()[:2]
-        return self.clients.enter_context(closing(http.client.HTTPConnection(*address, timeout=LIMIT_S)))
-
-    def metric(self, name: str, **labels: str) -> float:
-        return self.service.metrics.registry.get_sample_value(f"afterglow_{name}", labels) or 0.0
 
 
 @pytest.fixture
 def serve(registry: Registry) -> Iterator[Callable[..., Served]]:
-    started: list[Served] = []
-
-    def start(**settings: object) -> Served:
-        running = Served(registry, **settings)
-        running.thread.start()
-        until(lambda: running.service.readiness.loaded)
-        started.append(running)
-        return running
-
-    yield start
-    for running in started:
-        running.clients.close()
-        running.server.stop()
-        running.thread.join(LIMIT_S)
-        assert not running.thread.is_alive()
+    yield from serving(registry)
 
 
 @pytest.fixture
-def gate(models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Holds every run until `gate.append`ed to; notes how many rows ran."""
-    opened, rows = threading.Event(), []
-    search = models["napkin"].search
-
-    def held(operation: Operation, histories: object, k: int, excluded: object) -> object:
-        if opened.is_set() or threading.current_thread().name != "engine":
-            return search(operation, histories, k, excluded)
-        rows.append(len(histories))
-        assert opened.wait(LIMIT_S)
-        return search(operation, histories, k, excluded)
-
-    monkeypatch.setattr(models["napkin"], "search", held)
-    held.open = opened.set
-    rows_and_open = type("Gate", (), {"rows": rows, "open": staticmethod(opened.set)})
-    yield rows_and_open
-    opened.set()
+def gate(models: dict[str, ServedModel], monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldRuns]:
+    yield from holding(models, monkeypatch)
 
 
-def post(body: bytes, path: str = "/v1/recommend") -> bytes:
-    return b"POST %s HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
-
-
-def ask(*items: str, **more: object) -> bytes:
-    return json.dumps({"history": [{"item_id": item} for item in items], **more}).encode()
-
-
-def status_of(raw: bytes) -> int:
-    return int(raw.split(b" ", 2)[1])
-
-
-def test_a_caller_that_goes_away_leaves_the_queue(serve: Callable[..., Served], gate: object) -> None:
+def test_a_caller_that_goes_away_leaves_the_queue(serve: Callable[..., Served], gate: HeldRuns) -> None:
     served = serve()
     first, second = served.raw(), served.raw()
     first.sendall(post(ask("a")))
@@ -253,7 +176,7 @@ class Turns:
 def test_only_turns_that_are_long_again_and_again_harm_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, loop = ManualClock(), Turns()
     monkeypatch.setattr(
-        "service.api.connection.time", type("Time", (), {"monotonic": lambda: clock(), "thread_time": clock})
+        "service.api.crowd.time", type("Time", (), {"monotonic": lambda: clock(), "thread_time": clock})
     )
     crowd = Crowd(loop, turn_s=0.01)
 

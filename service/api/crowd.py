@@ -1,0 +1,64 @@
+"""Whether the event loop has more on its hands than it can do in time, and what it should then still take."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Literal
+
+Room = Literal["all", "memory", "none"]
+
+
+class Crowd:
+    """Whether the event loop keeps up, judged by how long it works on the requests that it reads in one go.
+
+    A loop that falls behind reads more at a time each time, and everybody waits for everybody. Once a few turns in a
+    row have taken longer than `turn_s`, only as many requests are let in per turn as it can do in that time. A few more
+    are answered from memory, which costs about half, and the rest is refused, which costs a fraction. A single long
+    turn, a burst, harms nobody. Time is processor time: refusing would not help where another process has the core.
+    """
+
+    _TURNS = 3
+    _NEWEST = 0.1
+    # Of a turn, for answers from memory on top: they absorb an excess of a fifth, and cost no more than that elsewhere.
+    _FROM_MEMORY = 0.25
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, turn_s: float = 0.02) -> None:
+        self._loop, self._turn_s = loop, turn_s
+        self._n_let_in = 0
+        self._clock = time.monotonic
+        self._began_at = 0.0
+        self._cost_s = turn_s / 64  # of one request, moving
+        self._n_long_turns = 0
+
+    def room(self) -> Room:
+        """What there is room for in this turn; counts the request if it is let in."""
+        if not self._n_let_in:
+            self._began_at = self._clock()
+            self._loop.call_soon(self._all_read)
+        room: Room = "all"
+        if self._n_long_turns >= self._TURNS:
+            spent_s = self._n_let_in * self._cost_s
+            if spent_s >= (1 + self._FROM_MEMORY) * self._turn_s:
+                return "none"
+            if spent_s >= self._turn_s:
+                room = "memory"
+        self._n_let_in += 1
+        return room
+
+    def _all_read(self) -> None:
+        self._loop.call_soon(self._turn_ends, self._n_let_in, self._began_at, self._clock)
+        self._n_let_in = 0
+
+    def _turn_ends(self, n_requests: int, began_at: float, clock: Callable[[], float]) -> None:
+        took = clock() - began_at
+        # Reading processor time is a system call: only where turns are long by the clock on the wall.
+        self._clock = time.monotonic if took < self._turn_s / 4 else time.thread_time
+        if clock is not time.thread_time and took >= self._turn_s / 2:
+            return
+        self._cost_s += self._NEWEST * (took / n_requests - self._cost_s)
+        if took >= self._turn_s:
+            self._n_long_turns = min(self._n_long_turns + 1, 2 * self._TURNS)
+        elif took < self._turn_s / 2 and self._n_long_turns:
+            self._n_long_turns -= 1
