@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from service.fallback import Owner
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Told:
     """A history that came with a request, as columns of one length; None where no entry says anything."""
 

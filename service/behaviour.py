@@ -15,7 +15,7 @@ Source = Literal["redis", "memory", "request", "none"]
 AnyArtefact = Artefact | RankerArtefact  # both say which events count and which items they know
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Behaviour:
     """`items` are oldest first, repeats kept. `seen` holds every known item of both histories."""
 
@@ -65,6 +65,5 @@ def behaviour_from_store(user: NewestLooks, session: NewestLooks, artefact: AnyA
 
 
 def _known(item_ids: Sequence[str], artefact: AnyArtefact) -> tuple[list[int], int]:
-    indices = map(artefact.index_of.get, item_ids)
-    known = [index for index in indices if index is not None]
+    known = [index for index in map(artefact.index_of.get, item_ids) if index is not None]
     return known, len(item_ids) - len(known)

@@ -46,7 +46,7 @@ from service.state_reader import StateReader
 NOTHING: NDArray[np.int64] = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Picked:
     """Items of one tier, best first, as indices of the model's item table."""
 

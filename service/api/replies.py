@@ -16,11 +16,12 @@ from service.recommender import Answer
 def as_document(answer: Answer) -> dict[str, Any]:
     item_ids = answer.model.artefact.item_ids
     picked = answer.picked
+    picked_ids = map(item_ids.__getitem__, picked.items.tolist())
     document: dict[str, Any] = {
         "recommendation_id": answer.recommendation_id,
         "items": [
-            {"item_id": item_ids[index], "score": score, "rank": rank}
-            for rank, (index, score) in enumerate(zip(picked.items.tolist(), picked.scores, strict=True), start=1)
+            {"item_id": item_id, "score": score, "rank": rank}
+            for item_id, score, rank in zip(picked_ids, picked.scores, range(1, len(picked.scores) + 1), strict=True)
         ],
         "served": {
             "tier": picked.tier,

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from service.inference.pace import Pace
 from service.inference.ranker import RankRow
 from service.inference.reading import Reading
 from service.metrics import Metrics
+from service.timeouts import Timeouts
 
 # `explain` is `recommend` that also tells what the encoder made of the history. `rank` is for rankers, whose rows are
 # RankRows and whose items are places of candidates.
@@ -49,7 +51,7 @@ _SWITCH_INTERVAL_S = 0.0005
 _WARM_RUNS, _WARM_LENGTH, _WARM_K = 3, 200, 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ranked:
     """Best first: item indices and scores, how long they waited and took, and of `explain` what was read."""
 
@@ -126,7 +128,6 @@ class _Job:
     run_limit_s: float
     asked_at: float
     answer: asyncio.Future[Ranked] = field(repr=False)
-    timer: asyncio.TimerHandle | None = None
 
 
 class LocalEngine:
@@ -154,6 +155,7 @@ class LocalEngine:
         self._run_ends_at: float | None = None  # of the run in progress, as predicted
         self._last_run_at = -_DOUBT_AFTER_S
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._timeouts: Timeouts | None = None
         self._thread: threading.Thread | None = None
 
     def warm(self, models: Iterable[Model]) -> None:
@@ -180,6 +182,7 @@ class LocalEngine:
     def start(self) -> None:
         """Starts the thread. Call from the event loop that will ask."""
         self._loop = asyncio.get_running_loop()
+        self._timeouts = Timeouts(self._loop)
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         # A daemon: a run that hangs in native code must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, args=(self._loop,), name="engine", daemon=True)
@@ -205,6 +208,7 @@ class LocalEngine:
     ) -> Ranked:
         """See `Engine.run`. Computed together with whoever asks the same of the same model."""
         assert self._loop is not None, "start comes first"
+        assert self._timeouts is not None
         run_limit_s = deadline.granted_ms / 1000 * _SHARE_OF_BUDGET
         if bulk:
             run_limit_s = min(run_limit_s, _BULK_S)
@@ -216,11 +220,8 @@ class LocalEngine:
             # Once for all that ask in this tick of the loop.
             self._asleep = False
             self._loop.call_soon(self._alarm.put, None)
-        job.timer = self._loop.call_later(deadline.left_s, self._give_up, job)
-        try:
-            return await answer  # a caller that is cancelled cancels this too, and so leaves the queue
-        finally:
-            job.timer.cancel()
+        self._timeouts.add(deadline.left_s, answer, partial(self._give_up, job))
+        return await answer  # a caller that is cancelled cancels this too, and so leaves the queue
 
     @property
     def n_waiting(self) -> int:
@@ -264,11 +265,9 @@ class LocalEngine:
 
     def _give_up(self, job: _Job) -> None:
         """The deadline has come; the run, if it has begun, goes on."""
-        assert self._loop is not None
-        if job.answer.done():
-            return
         if not job.deadline.spent:  # timers are coarser than the clock, and may follow another one
-            job.timer = self._loop.call_later(max(job.deadline.left_s, 0.001), self._give_up, job)
+            assert self._timeouts is not None
+            self._timeouts.add(max(job.deadline.left_s, 0.001), job.answer, partial(self._give_up, job))
             return
         self._metrics.deadline_exceeded.labels("infer").inc()
         job.answer.set_exception(DeadlineExceeded("The budget ended while the model was asked."))

@@ -25,6 +25,7 @@ import select
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -33,13 +34,14 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
 from service.errors import StoreUnavailable
+from service.timeouts import Timeouts
 
 Command = Sequence[str | bytes | int | float]
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Call:
     packed: bytes
     n_replies: int
@@ -65,6 +67,7 @@ class Lane:
         self._waiting: list[_Call] = []
         self._flush_is_due = False
         self._link: _Link | None = None
+        self._timeouts: Timeouts | None = None
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._down: str | None = None
@@ -89,7 +92,9 @@ class Lane:
             raise StoreUnavailable(self._down)
         loop = asyncio.get_running_loop()
         call = self._new_call(commands)
-        timer = loop.call_later(timeout_s, self._give_up, call, timeout_s)
+        if self._timeouts is None:
+            self._timeouts = Timeouts(loop)
+        self._timeouts.add(timeout_s, call.answer, partial(self._give_up, call, timeout_s))
         self._waiting.append(call)
         if self._link is None:
             self._worker = self._worker or loop.create_task(self._work(), name="redis-lane")
@@ -97,10 +102,7 @@ class Lane:
         elif not self._flush_is_due:
             self._flush_is_due = True
             loop.call_soon(self._flush)
-        try:
-            return await call.answer
-        finally:
-            timer.cancel()
+        return await call.answer
 
     async def close(self) -> None:
         """Closes the connection; calls still waiting fail."""
@@ -121,9 +123,8 @@ class Lane:
         return _Call(packed, len(commands), asyncio.get_running_loop().create_future())
 
     def _give_up(self, call: _Call, timeout_s: float) -> None:
-        if not call.answer.done():
-            self.n_timeouts += 1
-            call.answer.set_exception(StoreUnavailable(f"Redis did not answer within {timeout_s * 1000:.0f} ms"))
+        self.n_timeouts += 1
+        call.answer.set_exception(StoreUnavailable(f"Redis did not answer within {timeout_s * 1000:.0f} ms"))
 
     def _flush(self) -> None:
         """One write for everything that was left since the last one."""
