@@ -203,16 +203,17 @@ class LLM4MSRConfig(_Section):
     SHUFFLES: ClassVar[frozenset[str]] = frozenset({"users"})
 
     kind: Literal["llm4msr"]
-    backbone: Literal["shared-bottom", "mmoe", "ple", "star"] = "star"
+    backbone: Literal["shared-bottom", "mmoe", "ple", "star", "aitm", "pepnet"] = "star"
     embedding_size: Annotated[int, Field(ge=1, description="of an item, and of each of its attributes")] = 16
     width: Annotated[int, Field(ge=1, description="of a candidate's features, D: what meta layers are square in")] = 32
     max_seq_len: Annotated[int, Field(ge=1)] = 20
     dropout: Annotated[float, Field(ge=0, lt=1, description="of a candidate's features, before they are D wide")] = 0.2
     hidden_sizes: Annotated[
-        tuple[int, ...], Field(min_length=1, description="star: its network; shared-bottom: the first is the bottom")
+        tuple[int, ...],
+        Field(min_length=1, description="star: its network; pepnet: a tower; shared-bottom: the first is the bottom"),
     ] = (64, 32)
-    tower_size: Annotated[int, Field(ge=1, description="of a scenario's tower; star: of the auxiliary network")] = 16
-    expert_size: Annotated[int, Field(ge=1, description="mmoe, ple")] = 32
+    tower_size: Annotated[int, Field(ge=1, description="of a tower, but pepnet's; star: of the auxiliary network")] = 16
+    expert_size: Annotated[int, Field(ge=1, description="mmoe, ple; aitm: of a scenario's bottom")] = 32
     n_experts: Annotated[int, Field(ge=1, description="mmoe")] = 4
     n_levels: Annotated[int, Field(ge=1, description="ple")] = 1
     n_specific: Annotated[int, Field(ge=1, description="ple: experts of each scenario")] = 2

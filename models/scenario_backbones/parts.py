@@ -28,6 +28,12 @@ def pick(rows: Tensor, scenario_index: Tensor) -> Tensor:
     return F.embedding(scenario_index, rows.flatten(1)).unflatten(1, rows.shape[1:])
 
 
+def of_scenario(streams: Tensor, scenario_index: Tensor) -> Tensor:
+    """(B, C, size): the stream of each request's scenario, of streams (B, C, S, size) of all."""
+    here = scenario_index[:, None, None, None].expand(-1, streams.shape[1], 1, streams.shape[3])
+    return streams.gather(2, here)[:, :, 0]
+
+
 def stacked_weights(n_stacked: int, d_in: int, d_out: int) -> nn.Parameter:
     """(n_stacked, d_in, d_out), each as `nn.Linear` starts."""
     return nn.Parameter(torch.empty(n_stacked, d_in, d_out).uniform_(-(d_in**-0.5), d_in**-0.5))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.scenario_backbones.parts import Backbone, Experts, PerScenario, Tower, mix, stacked_weights
+from models.scenario_backbones.parts import Backbone, Experts, PerScenario, Tower, mix, of_scenario, stacked_weights
 
 
 class PLE(Backbone):
@@ -36,8 +36,7 @@ class PLE(Backbone):
             streams, shared = features[:, :, None].expand(-1, -1, self.gates.weight.shape[0], -1), features
             for level in self.lower:
                 streams, shared = level(streams, shared)
-            here = scenario_index[:, None, None, None].expand(-1, streams.shape[1], 1, streams.shape[3])
-            own = streams.gather(2, here)[:, :, 0]
+            own = of_scenario(streams, scenario_index)
         specific = F.relu(self.own(own, scenario_index)).unflatten(-1, (self.n_specific, -1))
         return mix(torch.cat([specific, self.shared(shared)], dim=2), self.gates(own, scenario_index))
 

@@ -60,7 +60,7 @@ class EncoderSpec(_Part):
 class RankerSpec(_Part):
     """How the ranker's graph wants to be asked."""
 
-    kind: Annotated[str, Field(description="star, mmoe, ple, shared-bottom, ...")]
+    kind: Annotated[str, Field(description="star, mmoe, ple, shared-bottom, aitm, pepnet")]
     padding: Literal["left", "right"]
     max_seq_len: Annotated[int, Field(ge=1)]
     dim: Annotated[int, Field(ge=1, description="width of an item row")]

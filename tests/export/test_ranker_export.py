@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 
@@ -35,7 +36,7 @@ from service.inference.runtime import make_session
 from service.registry import Registry, load_registry
 from service.settings import Settings
 
-KINDS = ("shared-bottom", "mmoe", "ple", "star")
+KINDS = ("shared-bottom", "mmoe", "ple", "star", "aitm", "pepnet")
 QUIET = Console(quiet=True)
 
 
@@ -111,6 +112,15 @@ def test_every_backbone_gives_torchs_scores_in_onnx(kind: str, trained: Any, tmp
     write_ranker(graph, tmp_path)
     session = make_session(tmp_path / "ranker.onnx", "cpu", intra_op_threads=1)
     assert check_ranker_parity(graph, session, spec) < 1e-4
+    nodes = onnx.load(tmp_path / "ranker.onnx", load_external_data=False).graph.node
+    assert not {"If", "Loop", "Scan"} & {node.op_type for node in nodes}  # no branch for a scenario
+
+
+@pytest.mark.parametrize("kind", ["aitm", "pepnet"])
+def test_a_backbone_without_levels_gives_torchs_scores_too(kind: str, trained: Any, tmp_path: Path) -> None:
+    path = write_ranker_artefact(trained(kind, plain=True), tmp_path)
+    manifest = open_ranker(path).manifest
+    assert (manifest.ranker.kind, manifest.ranker.z_size) == (kind, 0)
 
 
 def test_what_is_served_is_the_model_that_was_judged(run: Run) -> None:

@@ -21,7 +21,7 @@ from models.papers import PAPERS
 from models.ranker_metrics import auc
 from models.train import train
 
-KINDS = ("shared-bottom", "mmoe", "ple", "star")
+KINDS = ("shared-bottom", "mmoe", "ple", "star", "aitm", "pepnet")
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from models.config import LLM4MSRConfig
+from models.scenario_backbones.aitm import AITM, Transfer
 from models.scenario_backbones.build import build_scenario_backbone
 from models.scenario_backbones.mmoe import MMoE
 from models.scenario_backbones.parts import Experts, mix
+from models.scenario_backbones.pepnet import PEPNet, TowerGate
 from models.scenario_backbones.ple import PLE
 from models.scenario_backbones.shared_bottom import SharedBottom
 from models.scenario_backbones.star import EPSILON, STAR, PartitionedNorm, StarLinear
 
-KINDS = ("shared-bottom", "mmoe", "ple", "star")
+KINDS = ("shared-bottom", "mmoe", "ple", "star", "aitm", "pepnet")
 
 
 def _set(parameter: Tensor, values: object) -> None:
@@ -96,6 +98,99 @@ def test_partitioned_normalisation_takes_the_statistics_of_filled_slots_of_one_s
     assert out[1, 0, 0].item() == pytest.approx(-4 / math.sqrt(32 / 3 + EPSILON))
     assert norm.mean[:, 0].tolist() == pytest.approx([1.0, 7.0])  # half way from 0
     assert norm.variance[:, 0].tolist() == pytest.approx([1.0, (1 + 32 / 3) / 2])
+
+
+def test_aitm_gives_the_first_scenario_its_own_bottom_and_the_next_a_share_of_what_it_is_told() -> None:
+    model = AITM(n_scenarios=2, width=1, size=1, tower=1)
+    _set(model.bottoms.layer.weight, [2.0, 5.0])  # q_0 = 2, q_1 = 5 at x = 1
+    _set(model.bottoms.layer.bias, [0.0, 0.0])
+    _set(model.told[0].weight, [3.0])  # p_0 = 3 x 2 = 6
+    _set(model.told[0].bias, [0.0])
+    _set(model.transfer.h1.weight, [1.0])
+    _set(model.transfer.h2.weight, [math.log(3.0) / 11])  # 36 and 25 elevenths of log 3: weights 3/4 and 1/4
+    _set(model.transfer.h3.weight, [2.0])
+    # scenario 0: no transfer, not even h3; scenario 1: 3/4 x 2 x 6 + 1/4 x 2 x 5
+    assert model.links(torch.ones(1, 1, 1))[0, 0, :, 0].tolist() == pytest.approx([2.0, 11.5])
+
+
+def test_what_aitm_transfers_runs_down_the_whole_chain_and_never_up() -> None:
+    torch.manual_seed(4)
+    model = AITM(n_scenarios=3, width=6, size=4, tower=4)
+    x = torch.randn(1, 5, 6)
+    before = model.links(x)
+    with torch.no_grad():
+        model.bottoms.layer.bias[4:8] += 1.0  # of scenario 1
+    after = model.links(x)
+    torch.testing.assert_close(after[:, :, 0], before[:, :, 0])
+    assert not torch.allclose(after[:, :, 1], before[:, :, 1])
+    assert not torch.allclose(after[:, :, 2], before[:, :, 2])
+
+
+def test_aitm_attends_by_the_scaled_product_and_its_weights_sum_to_one() -> None:
+    transfer = Transfer(size=4)
+    for projection in (transfer.h1, transfer.h2):
+        _set(projection.weight, torch.eye(4).tolist())
+    u = torch.zeros(1, 1, 2, 4)
+    u[0, 0, 0, 0] = 2.0  # <u, u> = 4, over the root of 4 is 2; the other is 0
+    expected = math.exp(2) / (math.exp(2) + 1)
+    assert transfer.weights(u)[0, 0].tolist() == pytest.approx([expected, 1 - expected])
+    torch.testing.assert_close(Transfer(4).weights(torch.randn(3, 5, 2, 4)).sum(-1), torch.ones(3, 5))
+
+
+def test_one_scenario_alone_has_no_transfer() -> None:
+    model = AITM(n_scenarios=1, width=6, size=4, tower=4)
+    x, scenario = torch.randn(2, 3, 6), torch.zeros(2, dtype=torch.int64)
+    expected = model.tower(model.bottoms(x)[:, :, 0], scenario)
+    torch.testing.assert_close(model(x, scenario, torch.ones(2, 3, dtype=torch.bool)), expected)
+
+
+def test_a_gate_of_pepnet_is_two_sigmoids_of_two_layers() -> None:
+    gate = TowerGate(n_scenarios=2, d_in=2, d_out=1)
+    _set(gate.hidden.weight, [1.0, -1.0])
+    _set(gate.hidden.bias, [0.0])
+    _set(gate.out.weight, [[[math.log(3.0)]], [[-math.log(3.0)]]])
+    v = torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]).expand(2, -1, -1)
+    # (2, 1): 1 before the ReLU, sigmoid(+-log 3) = 3/4 or 1/4; (1, 2): 0 after it
+    assert gate(v, torch.tensor([0, 1]))[..., 0].tolist() == [pytest.approx([1.5, 1.0]), pytest.approx([0.5, 1.0])]
+
+
+def _silence_gates(model: PEPNet) -> None:
+    """Every gate says sigmoid(0)."""
+    for parameters in (model.domain_gate.out, *(gate.out for gate in model.tower_gates)):
+        nn.init.zeros_(parameters.weight)
+        nn.init.zeros_(parameters.bias)
+
+
+def test_gates_of_pepnet_that_say_nothing_leave_the_tower_as_it_is() -> None:
+    torch.manual_seed(5)
+    model = PEPNet(n_scenarios=2, width=6, hidden=(8, 4), embedding=3)
+    _silence_gates(model)
+    x, scenario = torch.randn(3, 4, 6), torch.tensor([0, 1, 0])
+    first, second, last = model.layers
+    tower = last(torch.relu(second(torch.relu(first(x, scenario)), scenario)), scenario)[..., 0]
+    torch.testing.assert_close(model(x, scenario, torch.ones(3, 4, dtype=torch.bool)), tower)
+
+
+def test_pepnet_scales_the_features_for_all_and_each_layer_by_its_scenario() -> None:
+    model = PEPNet(n_scenarios=2, width=1, hidden=(1,), embedding=1)
+    _silence_gates(model)
+    _set(model.domain_gate.out.bias, [math.log(3.0)])  # 2 x 3/4: O = 1.5 x 4 = 6
+    _set(model.tower_gates[0].out.bias, [[0.0], [math.log(3.0)]])
+    _set(model.layers[0].weight, [[[2.0]], [[2.0]]])
+    _set(model.layers[1].weight, [[[1.0]], [[-1.0]]])
+    found = model(torch.full((2, 1, 1), 4.0), torch.tensor([0, 1]), torch.ones(2, 1, dtype=torch.bool))
+    # scenario 0: 6 x 2 x 1; scenario 1: 6 x 1.5 x 2 x -1
+    assert found[:, 0].tolist() == pytest.approx([12.0, -18.0])
+
+
+def test_a_gate_of_pepnet_does_not_shape_what_it_reads() -> None:
+    torch.manual_seed(6)
+    model = PEPNet(n_scenarios=2, width=6, hidden=(4,), embedding=3)
+    x = torch.randn(2, 3, 6, requires_grad=True)
+    scaled = model.scaled(x, torch.tensor([0, 1]))
+    scaled.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, scaled.detach() / x.detach())  # delta, as if it were constant
 
 
 @pytest.mark.parametrize("kind", KINDS)
