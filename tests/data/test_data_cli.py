@@ -7,6 +7,7 @@ from typer.testing import CliRunner, Result
 import models.data.cli
 from models.data.cli import app
 from models.data.dataset import read_dataset
+from models.data.folder import read_tables
 
 
 def run(*arguments: object) -> Result:
@@ -66,6 +67,26 @@ def test_amazon_files_are_imported(tmp_path: Path) -> None:
     found = run("import", "amazon", tmp_path / "r.json", "--metadata", tmp_path / "m.json", "--out", tmp_path / "set")
     assert found.exit_code == 0, found.output
     assert read_dataset(tmp_path / "set").item_titles() == ["Bee"]
+
+
+def test_a_set_with_impressions_keeps_them_beside_the_clicks(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "common_features_train.csv").write_text("a,1,101\x02u1\x031\nb,1,101\x02u2\x031\n")
+    features = "205\x02i{}\x031\x01301\x02top\x031"
+    rows = [(1, "a", 1), (0, "a", 2), (0, "b", 1)]
+    (raw / "sample_skeleton_train.csv").write_text(
+        "".join(f"{n},{click},0,{common},2,{features.format(item)}\n" for n, (click, common, item) in enumerate(rows))
+    )
+    found = run("import", "ali-ccp", raw, "--out", tmp_path / "set")
+    assert found.exit_code == 0, found.output
+    assert "1 interactions and 2 items" in found.output
+    assert "2 impressions" in found.output
+    assert "1 impressions of users or scenarios without a click were left out" in found.output
+    assert read_dataset(tmp_path / "set").scenario_names == ("top",)
+    shown = read_tables(tmp_path / "set").impressions
+    assert shown is not None
+    assert shown.column("label").to_pylist() == [1, 0]
 
 
 def test_a_dataset_is_replaced_only_when_asked(tmp_path: Path, movielens: Path) -> None:

@@ -10,7 +10,10 @@ import typer
 from rich.console import Console
 
 from models.data.folder import REJECTED, check_writable, write_dataset
+from models.data.importers.ali_ccp import read_ali_ccp
 from models.data.importers.amazon import read_amazon
+from models.data.importers.kuairand import read_kuairand
+from models.data.importers.kuaisar import read_kuaisar
 from models.data.importers.movielens import read_movielens
 from models.data.importers.plain_csv import InteractionColumns, ItemColumns, read_csv
 from models.data.importers.rows import Imported, TimeUnit
@@ -69,6 +72,59 @@ def amazon(
         _write(out, read_amazon(reviews, metadata))
 
 
+@app.command()
+def kuaisar(
+    folder: Annotated[
+        Path, typer.Argument(help="Unpacked folder with rec_inter.csv, src_inter.csv and item_features.csv.")
+    ],
+    out: Out,
+    force: Force = False,
+) -> None:
+    """KuaiSAR: videos recommended and searched for, two scenarios. Also writes what was shown and not clicked.
+
+    Example: `python -m models data import kuaisar KuaiSAR_final/ --out data/kuaisar`
+    """
+    with exit_codes("nothing was written"):
+        check_writable(out, force=force)
+        _write(out, read_kuaisar(folder))
+
+
+@app.command()
+def kuairand(
+    folder: Annotated[
+        Path, typer.Argument(help="Unpacked folder with log_standard_*.csv and video_features_basic_*.csv.")
+    ],
+    out: Out,
+    force: Force = False,
+) -> None:
+    """KuaiRand: videos shown in up to 15 tabs, each a scenario. Also writes what was shown and not clicked.
+
+    Example: `python -m models data import kuairand KuaiRand-Pure/ --out data/kuairand`
+    """
+    with exit_codes("nothing was written"):
+        check_writable(out, force=force)
+        _write(out, read_kuairand(folder))
+
+
+@app.command()
+def ali_ccp(
+    folder: Annotated[
+        Path, typer.Argument(help="Unpacked folder with sample_skeleton_*.csv and common_features_*.csv.")
+    ],
+    out: Out,
+    force: Force = False,
+) -> None:
+    """Ali-CCP: products shown in three positions, each a scenario. Also writes what was shown and not clicked.
+
+    The set has no times: no split by time cuts it, and the order of a user's clicks is that of the files.
+
+    Example: `python -m models data import ali-ccp ali-ccp/ --out data/ali-ccp`
+    """
+    with exit_codes("nothing was written"):
+        check_writable(out, force=force)
+        _write(out, read_ali_ccp(folder))
+
+
 @app.command("csv")
 def csv_(
     interactions: Annotated[Path, typer.Argument(help="CSV with a header line, plain or .gz, UTF-8.")],
@@ -120,9 +176,20 @@ def csv_(
 
 def _write(out: Path, imported: Imported) -> None:
     """Writes the folder, says what was read and what was not, and exits with 3 if a row was rejected."""
-    write_dataset(out, imported.interactions, imported.items, imported.users, rejected=imported.rejected)
+    write_dataset(
+        out,
+        imported.interactions,
+        imported.items,
+        imported.users,
+        impressions=imported.impressions,
+        rejected=imported.rejected,
+    )
     items = "no item file" if imported.items is None else f"{imported.items.num_rows:,} items"
     typer.echo(f"{imported.interactions.num_rows:,} interactions and {items} in {out}")
+    if imported.impressions is not None:
+        typer.echo(f"{imported.impressions.num_rows:,} impressions")
+    for note in imported.notes:
+        typer.echo(note)
     if not imported.rejected:
         return
     console = Console(stderr=True)

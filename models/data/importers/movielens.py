@@ -14,8 +14,7 @@ from models.data.importers.rows import (
     Imported,
     Rejects,
     RowError,
-    column_of,
-    csv_rows,
+    csv_columns,
     lines_of,
     parse_id,
     parse_number,
@@ -38,9 +37,9 @@ def read_movielens(folder: Path) -> Imported:
         return Imported(ratings, movies, users, rejects.rows)
     if (folder / "ratings.csv").is_file():
         path = folder / "ratings.csv"
-        ratings = _events(path, _csv_columns(path, ("userId", "movieId", "rating", "timestamp"), rejects), rejects)
+        ratings = _events(path, csv_columns(path, ("userId", "movieId", "rating", "timestamp"), rejects), rejects)
         path = folder / "movies.csv"
-        movies = _items(path, _csv_columns(path, ("movieId", "title", "genres"), rejects), rejects)
+        movies = _items(path, csv_columns(path, ("movieId", "title", "genres"), rejects), rejects)
         return Imported(ratings, movies, None, rejects.rows)
     raise DatasetError(f"{folder}: neither ratings.dat nor ratings.csv is there, expected an unpacked MovieLens folder")
 
@@ -104,11 +103,3 @@ def _dat_rows(path: Path, width: int, rejects: Rejects) -> Iterator[tuple[int, l
             rejects.add(path, line, f"{len(fields)} fields between '::', expected {width}", raw)
             continue
         yield line, fields
-
-
-def _csv_columns(path: Path, names: tuple[str, ...], rejects: Rejects) -> Iterator[tuple[int, list[str]]]:
-    rows = csv_rows(path, ",", rejects)
-    _, header = next(rows)
-    columns = [column_of(header, name, path) for name in names]
-    for line, fields in rows:
-        yield line, [fields[column] for column in columns]

@@ -20,6 +20,7 @@ from models.data.importers.rows import (
     csv_rows,
     parse_id,
     parse_integer,
+    parse_label,
     parse_number,
     parse_time,
 )
@@ -78,7 +79,7 @@ def _interactions(path: Path, columns: InteractionColumns, delimiter: str, rejec
         "timestamp": (columns.timestamp, lambda value: parse_time(value, columns.time_unit)),
         "position": (columns.position, lambda value: parse_integer(value, "position")),
         "rating": (columns.rating, lambda value: parse_number(value, "rating")),
-        "label": (columns.label, _parse_label),
+        "label": (columns.label, lambda value: parse_label(value, "label")),
         "scenario": (columns.scenario, lambda value: parse_id(value, "scenario")),
         "session_id": (columns.session, lambda value: parse_id(value, "session_id")),
     }
@@ -111,10 +112,3 @@ def _items(path: Path, columns: ItemColumns, delimiter: str, rejects: Rejects) -
         texts = {name: fields[cell] for cell, name in names.items()}
         items.add_or_reject(path, line, fields[item_cell], texts, rejects, delimiter.join(fields))
     return items.table()
-
-
-def _parse_label(value: Any) -> int:
-    label = parse_integer(value, "label")
-    if label not in (0, 1):
-        raise RowError(f"label {label} is neither 0 nor 1")
-    return label

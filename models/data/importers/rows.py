@@ -7,9 +7,9 @@ import gzip
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -37,6 +37,8 @@ class Imported(NamedTuple):
     items: pa.Table | None
     users: pa.Table | None
     rejected: list[dict[str, Any]]  # file, line (from 1), reason, text
+    impressions: pa.Table | None = None  # all that was shown, where the raw files tell
+    notes: tuple[str, ...] = ()  # what else there is to say of the import
 
 
 class TimeUnit(StrEnum):
@@ -167,6 +169,19 @@ def csv_rows(path: Path, delimiter: str, rejects: Rejects) -> Iterator[tuple[int
         raise DatasetError(f"{path}: is empty, expected a header line with column names")
 
 
+def csv_columns(path: Path, names: Sequence[str], rejects: Rejects) -> Iterator[tuple[int, list[str]]]:
+    """Line and the fields of the named columns of every row below the header.
+
+    Raises:
+        DatasetError: as `csv_rows`, or the header lacks a name.
+    """
+    rows = csv_rows(path, ",", rejects)
+    _, header = next(rows)
+    columns = [column_of(header, name, path) for name in names]
+    for line, fields in rows:
+        yield line, [fields[column] for column in columns]
+
+
 def column_of(header: list[str], name: str, path: Path) -> int:
     """Where the header has `name`; DatasetError with the names it has if it does not."""
     if name not in header:
@@ -182,13 +197,13 @@ def parse_id(value: Any, name: str) -> str:
     return text
 
 
-def parse_time(value: Any, unit: TimeUnit = TimeUnit.s) -> int:
-    """Whole seconds since 1970 UTC; fractions are cut, an ISO time without a zone is UTC."""
+def parse_time(value: Any, unit: TimeUnit = TimeUnit.s, zone: tzinfo = UTC) -> int:
+    """Whole seconds since 1970 UTC; fractions are cut, an ISO time that names no zone is in `zone`."""
     _require(value, "timestamp")
     try:
         if unit is TimeUnit.iso:
             moment = datetime.fromisoformat(str(value).strip())
-            seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+            seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp())
         else:
             number = int(value) if isinstance(value, int) or str(value).strip().isdecimal() else float(value)
             seconds = int(number // _PER_SECOND[unit])
@@ -217,6 +232,14 @@ def parse_integer(value: Any, name: str) -> int:
     if number != int(number) or abs(number) >= 2**53:
         raise RowError(f"{name} {_shown(value)} is not a whole number")
     return int(number)
+
+
+def parse_label(value: Any, name: str) -> int:
+    """0 or 1."""
+    label = parse_integer(value, name)
+    if label not in (0, 1):
+        raise RowError(f"{name} {label} is neither 0 nor 1")
+    return label
 
 
 _PER_SECOND: Final = {TimeUnit.s: 1, TimeUnit.ms: 1_000, TimeUnit.us: 1_000_000}
