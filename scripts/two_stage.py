@@ -3,9 +3,9 @@
     python scripts/two_stage.py runs/shop-llm4msr --url http://127.0.0.1:8000 --retrieved-suffix -retrieved
 
 The service must serve each scenario of the ranker twice: `home`, which retrieves and ranks, and `home-retrieved` with
-the same retriever alone. Moments are the ranker's test moments; what was taken there is what counts. Each answer must
-come from the first tier, or nothing is said. Prints JSON: per scenario both means, the difference and its 95 % interval
-over users.
+the same retriever alone. Moments are the ranker's test moments; what was taken there is what counts. The retriever must
+have been trained on the same split, or it has seen them. Each answer must come from the first tier, or nothing is said.
+Prints JSON: per scenario both means, the difference and its 95 % interval over users.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from models import runs
 from models.metrics import case_values, paired_bootstrap
-from models.ranker_examples import ranking_data
+from models.ranker_examples import Requests, ranking_data
 
 K = 10
 BATCH = 128
@@ -44,7 +44,7 @@ def main(
     names = np.array(["", *dataset.item_ids], dtype=object)
     found: dict[str, Any] = {}
     for place, scenario in enumerate(dataset.scenario_names):
-        rows = np.flatnonzero((test.scenario_index == place) & (test.seq_len > 0))[:limit]
+        rows = moments_of(test, place, limit)
         if not len(rows):
             continue
         asked = [
@@ -68,6 +68,16 @@ def main(
             "gain over users": {"mean": round(gain, 4), "low": round(low, 4), "high": round(high, 4)},
         }
     print(json.dumps(found, indent=2))
+
+
+def moments_of(test: Requests, scenario_index: int, limit: int) -> NDArray[np.int64]:
+    """Rows of a scenario's moments with something taken after some history; a draw of `limit` if there are more.
+
+    Rows stand user by user: the first ones would be few users.
+    """
+    usable = (test.scenario_index == scenario_index) & (test.seq_len > 0) & test.labels.any(axis=1)
+    rows = np.flatnonzero(usable)
+    return rows if len(rows) <= limit else np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
 
 
 def _ask(url: str, scenario: str, asked: list[dict[str, Any]]) -> list[list[str]]:
