@@ -17,11 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from service.artefact.directory import Artefact, list_names, open_artefact, resolve
 from service.artefact.files import role_of
 from service.artefact.manifest import Manifest
+from service.artefact.ranker_directory import open_ranker
 from service.errors import ArtefactError, ArtefactRefused, NotFound, SettingsError
 from service.explainer import Explainer
 from service.fallback import PopularItems
-from service.inference.engine import Operation, ResultRows
+from service.features.sequence import foreign_items
+from service.inference.engine import Operation, ResultRows, Row
 from service.inference.loader import LoadedRetriever, load
+from service.inference.ranker import RankRow
 from service.inference.similarity import ItemSimilarity
 from service.served_ranker import ServedRanker, load_ranker
 from service.settings import Settings
@@ -67,6 +70,12 @@ class ServedModel:
     def top_k_fallbacks(self) -> int:
         """Answers that the top-k backend left to a slower one, because it could not certify them."""
         return self._counts.fallbacks if self._counts else 0
+
+    def fault_of(self, operation: Operation, row: Row) -> str | None:
+        """What is wrong with a row that would fail every row of its batch; None where nothing is."""
+        if operation == "rank" or isinstance(row, RankRow):
+            return "candidates for a retriever"
+        return foreign_items(row, self.n_items)
 
     def search(
         self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
@@ -190,8 +199,6 @@ def read_scenarios(settings: Settings) -> ScenariosFile:
                 path = resolve(settings.artefacts, entry.ranker)
             except ArtefactError as error:
                 raise SettingsError(f"{where}: scenario.{name}.ranker: {error}") from None
-            if settings.engine_process:
-                raise SettingsError(f"{where}: scenario.{name}.ranker: an engine process runs retrievers alone")
             pointers["ranker"] = f"{path.parent.name}@{path.name}"
         elif entry.ranker_scenario is not None:
             raise SettingsError(
@@ -236,8 +243,10 @@ def load_registry(
         started = time.monotonic()
         try:
             if path in rankers.values():
-                loaded_rankers[path] = load_ranker(
-                    path, intra_op_threads=settings.intra_op_threads, device=settings.device
+                loaded_rankers[path] = (
+                    ServedRanker(open_ranker(path), load_s=time.monotonic() - started)
+                    if open_only
+                    else load_ranker(path, intra_op_threads=settings.intra_op_threads, device=settings.device)
                 )
                 continue
             loaded = (

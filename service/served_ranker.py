@@ -13,28 +13,48 @@ from numpy.typing import NDArray
 from service.artefact.directory import Artefact
 from service.artefact.manifest import RankerManifest
 from service.artefact.ranker_directory import RankerArtefact, open_ranker
-from service.inference.engine import Operation, ResultRows
+from service.features.sequence import foreign_items
+from service.inference.engine import Operation, ResultRows, Row
 from service.inference.ranker import Ranker, RankRow
 from service.inference.ranker_golden import check_ranker_golden
 from service.inference.runtime import Device
 
 
 class ServedRanker:
-    """One loaded ranker and all that the service derives from it."""
+    """One loaded ranker and all that the service derives from it.
 
-    def __init__(self, ranker: Ranker, *, load_s: float = 0.0) -> None:
-        self._ranker = ranker
-        self.artefact: RankerArtefact = ranker.artefact
+    Args:
+        loaded: with a graph it can `search`; an artefact alone is a ranker that runs in another process.
+    """
+
+    def __init__(self, loaded: Ranker | RankerArtefact, *, load_s: float = 0.0) -> None:
+        here = None if isinstance(loaded, RankerArtefact) else loaded
+        self.artefact: RankerArtefact = loaded if isinstance(loaded, RankerArtefact) else loaded.artefact
         self.manifest: RankerManifest = self.artefact.manifest
         self.name, self.version = self.manifest.name, self.manifest.version
         self.sha256 = hashlib.sha256((self.artefact.path / "manifest.json").read_bytes()).hexdigest()
-        self.device = ranker.provider
+        self.device = here.provider if here else "another process"
         self.load_s = load_s
-        self.top_k_fallbacks = 0  # it has no top-k
+        # It has no top-k: all of its candidates come back.
+        self.top_k, self.top_k_fallbacks = "none", 0
+        self.top_k_recall: float | None = None
+        if here:
+            self._ranker = here
 
     @property
     def label(self) -> str:
         return f"{self.name}@{self.version}"
+
+    def fault_of(self, operation: Operation, row: Row) -> str | None:
+        """What is wrong with a row that would fail every row of its batch; None where nothing is."""
+        if operation != "rank" or not isinstance(row, RankRow):
+            return "a history alone for a ranker"
+        spec = self.manifest.ranker
+        if row.scenario_index >= len(spec.scenarios):
+            return f"scenario {row.scenario_index} of {len(spec.scenarios)}"
+        if row.user_z is not None and len(row.user_z) != spec.z_size:
+            return f"a z of {len(row.user_z)}, expected {spec.z_size}"
+        return foreign_items([*row.history, *row.candidates], self.manifest.n_items)
 
     def search(
         self, operation: Operation, rows: Sequence[RankRow], k: int, excluded: Sequence[NDArray[np.int64]]

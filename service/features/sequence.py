@@ -69,3 +69,10 @@ def encode_sequences(
             bad = lowest if lowest < 1 else highest
             raise UnknownItemIndex(f"history holds item index {bad}, expected 1..{n_items or 'n_items'}")
     return SequenceFeatures(item_seq, seq_len)
+
+
+def foreign_items(items: Sequence[int], n_items: int) -> str | None:
+    """What is wrong with indices that are not all in 1..n_items, in words; None where they are."""
+    if not items or (min(items) >= 1 and max(items) <= n_items):
+        return None
+    return f"items {min(items)} to {max(items)} of {n_items}"

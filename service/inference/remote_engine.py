@@ -28,6 +28,7 @@ from service.inference.remote_frames import (
     Greeting,
     pack_ask,
     pack_cancel,
+    pack_rank,
     unpack_answer,
     unpack_hello,
     unpack_refusal,
@@ -118,12 +119,11 @@ class RemoteEngine:
         *,
         bulk: bool = False,
     ) -> Ranked:
-        """See `Engine.run`. Rankers do not cross the socket; loading refuses them beside an engine process.
+        """See `Engine.run`.
 
         Raises:
             EngineUnavailable: besides those, the owner is away or went away.
         """
-        assert not isinstance(row, RankRow)
         link = self._link
         if link is None:
             self._metrics.shed.labels("engine_unavailable").inc()
@@ -136,7 +136,13 @@ class RemoteEngine:
             self._metrics.shed.labels("queue_full").inc()
             raise Overloaded("More requests are waiting than the budget allows for.", retry_after_s=1)
         place = self._places[model.label]
-        id_, answer = link.ask(lambda id_: pack_ask(id_, place, operation, row, k, excluded, deadline, bulk=bulk), bulk)
+
+        def packed(id_: int) -> bytes:
+            if isinstance(row, RankRow):
+                return pack_rank(id_, place, row, deadline, bulk=bulk)
+            return pack_ask(id_, place, operation, row, k, excluded, deadline, bulk=bulk)
+
+        id_, answer = link.ask(packed, bulk)
         timer = asyncio.get_running_loop().call_later(left_s, link.expire, id_)
         try:
             return await answer

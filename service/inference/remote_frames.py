@@ -13,6 +13,10 @@
              queries f32 x n_queries x dim, attention f32 x n_queries x n_read,
              items that intents are known by i32 x 2 x n_known, cosines f32 x 2 x n_known owner -> front
     REFUSAL  id u32, reason u8, zero u8, retry_after_s u16 (0 = none), detail UTF-8       owner -> front
+    RANK     id u32, model u16, bulk u8, zero u8, scenario u16, z_size u16 (0 = nothing was told of the user),
+             n_history u32, n_candidates u32, granted_ms f32, deadline f64, history i32 x n_history,
+             candidates i32 x n_candidates, z f32 x z_size; its ANSWER has places of candidates for items
+                                                                                          front -> owner
 
 Nothing is ever unpickled, and a frame that is not exactly one of these is a `FrameError`: the connection ends.
 """
@@ -31,10 +35,11 @@ from numpy.typing import NDArray
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, EngineUnavailable, ModelFailed, Overloaded, RequestError
 from service.inference.engine import Operation, Ranked
+from service.inference.ranker import RankRow
 from service.inference.reading import IntentItems, Reading
 
-VERSION: Final = 3
-HELLO, ASK, CANCEL, ANSWER, REFUSAL = 1, 2, 3, 4, 5
+VERSION: Final = 4
+HELLO, ASK, CANCEL, ANSWER, REFUSAL, RANK = 1, 2, 3, 4, 5, 6
 # A request names at most 500 items of a history and some thousands to leave out; this is room for 250,000.
 MAX_PAYLOAD: Final = 1 << 20
 MAX_K: Final = 10_000
@@ -47,6 +52,7 @@ _ASK = struct.Struct("<IHBBIIIfd")
 _CANCEL = struct.Struct("<I")
 _ANSWER = struct.Struct("<IIffHHHH")
 _REFUSAL = struct.Struct("<IBxH")
+_RANK = struct.Struct("<IHBxHHIIfd")
 
 _OPERATIONS: tuple[Operation, ...] = ("recommend", "similar", "explain")
 _REASONS: tuple[type[RequestError], ...] = (Overloaded, DeadlineExceeded, ModelFailed, EngineUnavailable)
@@ -72,7 +78,7 @@ class Greeting:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One question. `model` is the place in the greeting; indices are of that model's item table."""
+    """One question, to a retriever or a ranker. `model` is the place in the greeting; indices are of its item table."""
 
     id: int
     model: int
@@ -81,7 +87,7 @@ class Ask:
     k: int
     granted_ms: float
     ends_at: float
-    row: list[int]
+    row: list[int] | RankRow
     excluded: NDArray[np.int64]
 
 
@@ -110,8 +116,8 @@ class FrameReader:
             length, kind = _HEADER.unpack_from(data, start)
             if length > MAX_PAYLOAD:
                 raise FrameError(f"a header that announces {length} bytes, expected at most {MAX_PAYLOAD}")
-            if not HELLO <= kind <= REFUSAL:
-                raise FrameError(f"a frame of kind {kind}, expected {HELLO} to {REFUSAL}")
+            if not HELLO <= kind <= RANK:
+                raise FrameError(f"a frame of kind {kind}, expected {HELLO} to {RANK}")
             end = start + _HEADER.size + length
             if end > len(data):
                 break
@@ -201,6 +207,31 @@ def unpack_ask(payload: memoryview) -> Ask:
         numbers[:n_row].tolist(),
         numbers[n_row:].astype(np.int64),
     )
+
+
+def pack_rank(id_: int, model: int, row: RankRow, deadline: Deadline, *, bulk: bool) -> bytes:
+    z = np.empty(0, "<f4") if row.user_z is None else row.user_z.astype("<f4")
+    numbers = (id_, model, bulk, row.scenario_index, len(z), len(row.history), len(row.candidates))
+    fixed = _RANK.pack(*numbers, deadline.granted_ms, deadline.ends_at)
+    return frame(RANK, fixed + np.array([*row.history, *row.candidates], "<i4").tobytes() + z.tobytes())
+
+
+def unpack_rank(payload: memoryview) -> Ask:
+    """A question to a ranker, for all of its candidates; whether it can answer is for the owner to say.
+
+    Raises:
+        FrameError: not a question.
+    """
+    id_, model, bulk, scenario, z_size, n_history, n, granted_ms, ends_at = _fixed(_RANK, payload, "RANK")
+    _ends(payload, _RANK.size + 4 * (n_history + n + z_size), "RANK")
+    if bulk > 1 or not 1 <= n <= MAX_K:
+        raise FrameError(f"a RANK with bulk {bulk} and {n} candidates")
+    if not (math.isfinite(ends_at) and math.isfinite(granted_ms)):
+        raise FrameError("a RANK whose deadline is not a number")
+    numbers = np.frombuffer(payload, "<i4", n_history + n, _RANK.size).tolist()
+    z = np.frombuffer(payload, "<f4", z_size, _RANK.size + 4 * (n_history + n)).astype(np.float32)
+    row = RankRow(numbers[:n_history], scenario, numbers[n_history:], z if z_size else None)
+    return Ask(id_, model, "rank", bool(bulk), n, granted_ms, ends_at, row, np.empty(0, np.int64))
 
 
 def pack_cancel(id_: int) -> bytes:

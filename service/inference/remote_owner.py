@@ -10,10 +10,11 @@ from typing import Protocol, cast
 
 from service.deadline import Deadline
 from service.errors import ModelFailed, RequestError
-from service.inference.engine import Engine, Model
+from service.inference.engine import Engine, Model, Operation, Row
 from service.inference.remote_frames import (
     ASK,
     CANCEL,
+    RANK,
     Ask,
     FrameError,
     FrameReader,
@@ -23,6 +24,7 @@ from service.inference.remote_frames import (
     pack_refusal,
     unpack_ask,
     unpack_cancel,
+    unpack_rank,
 )
 from service.logs import Logger, describe
 
@@ -46,9 +48,8 @@ class OwnedModel(Model, Protocol):
     def top_k_recall(self) -> float | None:
         """Of the best 20; none where top-k is exact."""
 
-    @property
-    def n_items(self) -> int:
-        """Item indices are 1 to n_items."""
+    def fault_of(self, operation: Operation, row: Row) -> str | None:
+        """What is wrong with a row that would fail every row of its batch; None where nothing is."""
 
 
 class EngineOwner:
@@ -143,8 +144,8 @@ class _Front(asyncio.Protocol):
             self._transport.abort()
 
     def _take(self, kind: int, payload: memoryview) -> None:
-        if kind == ASK:
-            ask = unpack_ask(payload)
+        if kind in (ASK, RANK):
+            ask = unpack_ask(payload) if kind == ASK else unpack_rank(payload)
             model = self._model_of(ask)
             if ask.id in self._open:
                 raise FrameError("an ASK with the id of an open one")
@@ -158,12 +159,12 @@ class _Front(asyncio.Protocol):
             raise FrameError(f"a frame of kind {kind} from a front")
 
     def _model_of(self, ask: Ask) -> OwnedModel:
-        """The model that is asked; indices outside its table would fail every row of their batch."""
+        """The model that is asked, where it can answer."""
         if ask.model >= len(self._owner.models):
             raise FrameError(f"an ASK for model {ask.model}, there are {len(self._owner.models)}")
         model = self._owner.models[ask.model]
-        if ask.row and (min(ask.row) < 1 or max(ask.row) > model.n_items):
-            raise FrameError(f"an ASK with items {min(ask.row)} to {max(ask.row)} of {model.n_items}")
+        if fault := model.fault_of(ask.operation, ask.row):
+            raise FrameError(f"an ASK with {fault}")
         return model
 
     async def _answer(self, ask: Ask, model: OwnedModel) -> None:

@@ -43,7 +43,7 @@ def own(line: Line, orders: Orders, settings: Settings, log: Logger) -> int:
     engine = LocalEngine(Metrics(orders.metrics_folder), max_batch=settings.max_batch, max_waiting=settings.max_waiting)
     engine.warm(registry.models)
     settle()
-    owner = EngineOwner(engine, registry.models, log)
+    owner = EngineOwner(engine, [*registry.models, *registry.rankers], log)
     uvloop.run(_serve(line, orders.engine_socket, settings, owner, engine, stop))
     return 0
 

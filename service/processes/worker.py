@@ -57,7 +57,7 @@ class _PromptService(Service):
                 return local_engine(settings, metrics, clock)
             return RemoteEngine(
                 orders.engine_socket,
-                registry.models,
+                [*registry.models, *registry.rankers],
                 metrics,
                 log,
                 max_waiting=settings.max_waiting,

@@ -291,7 +291,6 @@ def test_the_service_loads_it_behind_a_retriever(served: Path, artefact: RankerA
         ("ranker = 'shop-msr'\nranker_scenario = 'cellar'", {}, "knows no scenario 'cellar', expected ranker_scenario"),
         ("ranker = 'nothing'", {}, r"scenario\.home\.ranker: artefact 'nothing' is not in"),
         ("ranker_scenario = 'home'", {}, "there is no ranker it could be a scenario of"),
-        ("ranker = 'shop-msr'", {"engine_process": True}, "an engine process runs retrievers alone"),
     ],
 )
 def test_scenarios_that_cannot_be_ranked_are_refused_at_the_start(
@@ -299,6 +298,13 @@ def test_scenarios_that_cannot_be_ranked_are_refused_at_the_start(
 ) -> None:
     with pytest.raises(SettingsError, match=fault):
         _registry(served, entry, **settings)
+
+
+def test_beside_an_engine_process_a_ranker_is_opened_and_not_run(served: Path) -> None:
+    (served / "scenarios.toml").write_text("[scenario.home]\nretriever = 'popular'\nranker = 'shop-msr'\n")
+    (ranker,) = load_registry(Settings(artefacts=served, engine_process=True), open_only=True).rankers
+    assert ranker.device == "another process"
+    assert ranker.artefact.scenario_index == {"deals": 0, "home": 1, "search": 2}
 
 
 def test_a_ranker_is_no_scenario_by_itself(served: Path) -> None:

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, EngineUnavailable, ModelFailed, Overloaded
 from service.inference.engine import Operation, Ranked
+from service.inference.ranker import RankRow
 from service.inference.remote_engine import RemoteEngine
-from service.inference.remote_frames import MAX_PAYLOAD, frame, pack_ask, pack_hello
+from service.inference.remote_frames import MAX_PAYLOAD, frame, pack_ask, pack_hello, pack_rank
 from service.inference.remote_owner import EngineOwner
 from service.logs import Logger, make_logger
 from service.metrics import Metrics
@@ -40,12 +41,22 @@ class ThreeItems:
     device: str = "CPUExecutionProvider"
     top_k: str = "approximate"
     top_k_recall: float | None = 0.75
-    n_items: int = 3
+    operations: tuple[Operation, ...] = ("recommend", "similar", "explain")
+
+    def fault_of(self, operation: Operation, row: Any) -> str | None:
+        if operation not in self.operations:
+            return f"operation {operation}"
+        items = [*row.history, *row.candidates] if isinstance(row, RankRow) else row
+        return None if set(items) <= {1, 2, 3} else f"items {items} of 3"
 
     def search(
         self, operation: Operation, rows: Sequence[Sequence[int]], k: int, excluded: Sequence[NDArray[np.int64]]
     ) -> Any:
         raise AssertionError("asked through the engine alone")
+
+
+def a_ranker() -> ThreeItems:
+    return ThreeItems("ranker@1", operations=("rank",))
 
 
 @dataclass
@@ -66,14 +77,15 @@ class ScriptedEngine:
         self,
         model: Any,
         operation: Operation,
-        row: Sequence[int],
+        row: Any,
         k: int,
         excluded: NDArray[np.int64],
         deadline: Deadline,
         *,
         bulk: bool = False,
     ) -> Ranked:
-        self.asked.append((model.label, operation, list(row), k, excluded.tolist(), bulk, deadline))
+        items = row.candidates if isinstance(row, RankRow) else row
+        self.asked.append((model.label, operation, row, k, excluded.tolist(), bulk, deadline))
         if self.hold is not None:
             try:
                 await self.hold.wait()
@@ -82,7 +94,7 @@ class ScriptedEngine:
                 raise
         if self.fault is not None:
             raise self.fault
-        return Ranked(np.array([3, 2, 1][:k]), np.full(min(k, 3), len(row), np.float32), 0.5, 0.25)
+        return Ranked(np.array([3, 2, 1][:k]), np.full(min(k, 3), len(items), np.float32), 0.5, 0.25)
 
 
 @dataclass
@@ -125,9 +137,9 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     logged, changes, metrics = io.BytesIO(), [], Metrics()
     log = make_logger(Settings(log_format="json"), logged)
     path, engine = tmp_path / "engine.sock", ScriptedEngine()
-    owner = EngineOwner(engine, [ThreeItems("other@1"), ThreeItems()], log)
+    owner = EngineOwner(engine, [ThreeItems("other@1"), ThreeItems(), a_ranker()], log)
     await owner.listen(path)
-    front = RemoteEngine(path, [ThreeItems()], metrics, log, max_waiting=3, on_change=changes.append)
+    front = RemoteEngine(path, [ThreeItems(), a_ranker()], metrics, log, max_waiting=3, on_change=changes.append)
     front.start()
     async with asyncio.timeout(LIMIT_S):
         await front.until_connected()
@@ -146,6 +158,22 @@ async def test_a_question_crosses_with_everything_it_says(pair: Pair) -> None:
     (*asked, deadline) = pair.engine.asked[0]
     assert asked == ["three@1", "similar", [1, 3], 2, [2], True]
     assert 0 < deadline.left_s < 20
+
+
+async def test_candidates_cross_with_everything_that_is_known_of_the_asker(pair: Pair) -> None:
+    deadline = Deadline.start(5_000, time.monotonic())
+    row = RankRow([1, 3], 4, [2, 3], np.array([0.5, -0.5], np.float32))
+    ranked = await pair.front.run(a_ranker(), "rank", row, 2, NONE, deadline, bulk=True)
+
+    assert (ranked.items.tolist(), ranked.scores.tolist()) == ([3, 2], [2.0, 2.0])
+    label, operation, heard, k, excluded, bulk, there = pair.engine.asked[0]
+    assert (label, operation, k, excluded, bulk, there.ends_at) == ("ranker@1", "rank", 2, [], True, deadline.ends_at)
+    assert (heard.history, heard.scenario_index, heard.candidates) == ([1, 3], 4, [2, 3])
+    assert heard.user_z.tolist() == [0.5, -0.5]
+
+    await pair.front.run(a_ranker(), "rank", RankRow([], 0, [1]), 1, NONE, deadline)
+    nobody = pair.engine.asked[1][2]
+    assert (nobody.history, nobody.user_z) == ([], None)
 
 
 async def test_the_deadline_on_the_other_side_is_the_same_moment(pair: Pair) -> None:
@@ -250,7 +278,7 @@ async def test_when_the_owner_goes_everybody_hears_and_when_it_is_back_it_is_ask
         await pair.ask(1)
 
     pair.engine.hold = None
-    again = EngineOwner(pair.engine, [ThreeItems()], pair.log)  # its place has changed
+    again = EngineOwner(pair.engine, [ThreeItems(), a_ranker()], pair.log)  # its place has changed
     await again.listen(pair.path)
     await until(lambda: pair.changes == [True, False, True])
     assert (await pair.ask(1)).items.tolist() == [3, 2]
@@ -295,9 +323,12 @@ def an_ask(**changed: Any) -> bytes:
         (MAX_PAYLOAD + 1).to_bytes(4, "little") + b"\2\0\0\0",
         frame(2, b"short"),
         frame(4, b""),
-        an_ask(model=2),
+        an_ask(model=3),
         an_ask(row=[4]),
         an_ask(row=[0]),
+        an_ask(model=2),
+        pack_rank(1, 1, RankRow([1], 0, [1]), Deadline.start(1_000, time.monotonic()), bulk=False),
+        pack_rank(1, 2, RankRow([1], 0, [4]), Deadline.start(1_000, time.monotonic()), bulk=False),
     ],
     ids=[
         "another protocol",
@@ -307,6 +338,9 @@ def an_ask(**changed: Any) -> bytes:
         "no such model",
         "no such item",
         "padding",
+        "a history alone for a ranker",
+        "candidates for a retriever",
+        "no such candidate",
     ],
 )
 async def test_garbage_ends_the_connection_with_a_line_in_the_log_and_nobody_elses(pair: Pair, bytes_: bytes) -> None:

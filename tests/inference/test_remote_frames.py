@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, EngineUnavailable, ModelFailed, NotReady, Overloaded, RequestError
 from service.inference.engine import Operation, Ranked
+from service.inference.ranker import RankRow
 from service.inference.reading import IntentItems, Reading
 from service.inference.remote_frames import (
     ANSWER,
@@ -21,6 +22,7 @@ from service.inference.remote_frames import (
     HELLO,
     MAX_K,
     MAX_PAYLOAD,
+    RANK,
     REFUSAL,
     VERSION,
     FrameError,
@@ -31,11 +33,13 @@ from service.inference.remote_frames import (
     pack_ask,
     pack_cancel,
     pack_hello,
+    pack_rank,
     pack_refusal,
     unpack_answer,
     unpack_ask,
     unpack_cancel,
     unpack_hello,
+    unpack_rank,
     unpack_refusal,
 )
 
@@ -45,6 +49,7 @@ UNPACK = {
     CANCEL: unpack_cancel,
     ANSWER: unpack_answer,
     REFUSAL: unpack_refusal,
+    RANK: unpack_rank,
 }
 ids = st.integers(0, 2**32 - 1)
 indices = st.integers(0, 2**31 - 1)
@@ -74,6 +79,11 @@ def an_ask(bulk: bool = False) -> bytes:
     return pack_ask(7, 0, "recommend", [3, 1], 20, np.array([5]), Deadline(50, 12.45, 12.5), bulk=bulk)
 
 
+def a_rank(z: list[float] | None = None) -> bytes:
+    row = RankRow([3, 1], 2, [5, 4, 6], None if z is None else np.array(z, np.float32))
+    return pack_rank(7, 1, row, Deadline(50, 12.45, 12.5), bulk=False)
+
+
 def a_reading(n_queries: int, dim: int, n_read: int, n_known: int = 0) -> Reading:
     """Numbers that differ; 0 items read is a graph without attention, 0 known ones a graph without intents."""
     queries = np.arange(n_queries * dim, dtype=np.float32).reshape(n_queries, dim)
@@ -90,6 +100,7 @@ def some_frames() -> list[bytes]:
         pack_cancel(7),
         pack_answer(7, Ranked(np.array([2, 1]), np.array([0.5, 0.25], np.float32), 1.0, 2.0)),
         pack_answer(7, Ranked(np.array([2]), np.array([0.5], np.float32), 1.0, 2.0, a_reading(2, 3, 4, 3))),
+        a_rank([0.5, -1.0]),
         pack_refusal(7, Overloaded("full", retry_after_s=1)),
     ]
 
@@ -124,6 +135,36 @@ def test_a_question_is_read_back_as_it_was_asked(
     assert (ask.id, ask.model, ask.operation, ask.bulk, ask.k) == (id_, model, operation, bulk, k)
     assert (ask.granted_ms, ask.ends_at) == (granted_ms, ends_at)
     assert (ask.row, ask.excluded.tolist(), ask.excluded.dtype) == (row, excluded, np.int64)
+
+
+@given(
+    ids,
+    st.integers(0, 2**16 - 1),
+    st.lists(indices, max_size=60),
+    st.integers(0, 2**16 - 1),
+    st.lists(indices, min_size=1, max_size=60),
+    st.none() | st.lists(floats, min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_a_question_to_a_ranker_is_read_back_as_it_was_asked(
+    id_: int,
+    model: int,
+    history: list[int],
+    scenario: int,
+    candidates: list[int],
+    z: list[float] | None,
+    bulk: bool,
+) -> None:
+    asked = RankRow(history, scenario, candidates, None if z is None else np.array(z, np.float32))
+    kind, payload = only(pack_rank(id_, model, asked, Deadline(50, 0.0, 12.5), bulk=bulk))
+    ask = unpack_rank(payload)
+
+    assert kind == RANK
+    assert (ask.id, ask.model, ask.operation, ask.bulk, ask.k) == (id_, model, "rank", bulk, len(candidates))
+    assert (ask.granted_ms, ask.ends_at, ask.excluded.tolist()) == (50, 12.5, [])
+    assert isinstance(ask.row, RankRow)
+    assert (ask.row.history, ask.row.scenario_index, ask.row.candidates) == (history, scenario, candidates)
+    assert (None if ask.row.user_z is None else ask.row.user_z.tolist()) == z
 
 
 @given(ids, st.lists(st.tuples(indices, floats), max_size=60), floats, floats)
@@ -205,7 +246,9 @@ def test_frames_survive_any_cutting_of_the_stream(cuts: list[int]) -> None:
     assert reader.is_empty
 
 
-@pytest.mark.parametrize("whole", some_frames(), ids=["hello", "ask", "cancel", "answer", "explained", "refusal"])
+@pytest.mark.parametrize(
+    "whole", some_frames(), ids=["hello", "ask", "cancel", "answer", "explained", "rank", "refusal"]
+)
 def test_a_frame_that_is_cut_off_inside_is_refused(whole: bytes) -> None:
     """With a header that agrees: the reader hands it on, its numbers do not fit it."""
     kind, payload = only(whole)
@@ -216,7 +259,7 @@ def test_a_frame_that_is_cut_off_inside_is_refused(whole: bytes) -> None:
             UNPACK[kind](cut)
 
 
-@pytest.mark.parametrize("whole", some_frames()[:5], ids=["hello", "ask", "cancel", "answer", "explained"])
+@pytest.mark.parametrize("whole", some_frames()[:6], ids=["hello", "ask", "cancel", "answer", "explained", "rank"])
 def test_a_frame_with_something_behind_it_is_refused(whole: bytes) -> None:
     kind, payload = only(whole)
     with pytest.raises(FrameError):
@@ -270,6 +313,29 @@ def test_a_question_with_an_impossible_field_is_refused(field: str, at: int, lay
         unpack_ask(memoryview(payload))
 
 
+@pytest.mark.parametrize(
+    ("field", "at", "layout", "value"),
+    [
+        ("bulk", 6, "<B", 2),
+        ("a budget that is no number", 20, "<f", math.inf),
+        ("a deadline that is no number", 24, "<d", math.nan),
+    ],
+)
+def test_a_question_to_a_ranker_with_an_impossible_field_is_refused(
+    field: str, at: int, layout: str, value: float
+) -> None:
+    payload = bytearray(only(a_rank())[1])
+    struct.pack_into(layout, payload, at, value)
+    with pytest.raises(FrameError, match="a RANK"):
+        unpack_rank(memoryview(payload))
+
+
+def test_a_question_to_a_ranker_without_candidates_is_refused() -> None:
+    empty = pack_rank(1, 0, RankRow([1], 0, []), Deadline(50, 0, 1), bulk=False)
+    with pytest.raises(FrameError, match="0 candidates"):
+        unpack_rank(only(empty)[1])
+
+
 def test_a_question_about_nothing_is_refused() -> None:
     empty = pack_ask(1, 0, "similar", [], 5, np.array([4]), Deadline(50, 0, 1), bulk=False)
     with pytest.raises(FrameError, match="a row of 0"):
@@ -289,3 +355,7 @@ def test_the_numbers_of_a_question_are_little_endian() -> None:
     expected += bytes([7, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]) + struct.pack("<fd", 50, 12.5)
     expected += bytes([3, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0])
     assert an_ask() == expected
+    expected = struct.pack("<IB3x", 32 + 24, RANK)
+    expected += bytes([7, 0, 0, 0, 1, 0, 0, 0, 2, 0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0]) + struct.pack("<fd", 50, 12.5)
+    expected += bytes([3, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 4, 0, 0, 0, 6, 0, 0, 0]) + struct.pack("<f", 0.5)
+    assert a_rank([0.5]) == expected
