@@ -289,8 +289,6 @@ class LLM4SBRConfig(SessionEncoderConfig):
         if not self.views or len(set(self.views)) != len(self.views):
             raise ValueError("views: expected one or both of 'long' and 'short', each once")
         if self.encoder == "gce-gnn":
-            raise ValueError("encoder gce-gnn reads items beside those of a session, it is for plain retrievers alone")
-        if self.encoder == "gce-gnn":
             raise ValueError("encoder gce-gnn reads all training sessions, llm4sbr composes encoders of one session")
         if self.gates and self.intents == "none":
             raise ValueError("gates read intents: expected gates = false where intents is 'none'")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.config import LossConfig
+from models.full_softmax import full_softmax
 
 
 class SeenItems:
@@ -70,7 +71,7 @@ def ranking_loss(
     if config.kind == "bce":
         return _bce(config, states, targets, users, table, seen)
     if config.kind == "full_softmax":
-        return F.cross_entropy(states @ table[1:].T, targets - 1)
+        return full_softmax(states, table[1:], targets - 1)
     return _sampled_softmax(config, states, targets, table, *negatives)
 
 
