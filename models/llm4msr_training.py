@@ -81,7 +81,10 @@ class MomentBatch(NamedTuple):
 
 
 class LLM4MSRCurriculum:
-    """Every training moment once an epoch, in a new order and, where they are drawn, beside new negatives."""
+    """Every training moment once an epoch, in a new order and beside new negatives.
+
+    Where moments hold what was shown, these are items that were not: a ranker behind a retriever meets such too.
+    """
 
     def __init__(self, config: RunConfig, data: RankingData, model: LLM4MSR, device: torch.device) -> None:
         self.config, self.data, self.model, self.device = config, data, model, device
@@ -89,7 +92,7 @@ class LLM4MSRCurriculum:
         moments = data.train
         columns = (moments.item_seq, moments.seq_len, moments.scenario_index, moments.user_index)
         self._fixed = [torch.as_tensor(column, device=device) for column in columns]
-        self._shown(moments.candidates, moments.labels)
+        self._fill(moments.candidates, moments.labels)
 
     @property
     def n_batches(self) -> int:
@@ -97,10 +100,10 @@ class LLM4MSRCurriculum:
 
     def begin_epoch(self) -> None:
         """Draws the epoch's negatives."""
-        if self.data.sampler is None:
-            return
-        rng = np.random.default_rng(int(torch.randint(2**62, (1,))))
-        self._shown(*with_negatives(self.data.train, self.data.sampler, self.settings.n_negatives, rng))
+        k = self.settings.n_unshown_negatives if self.data.shown else self.settings.n_negatives
+        if k:
+            rng = np.random.default_rng(int(torch.randint(2**62, (1,))))
+            self._fill(*with_negatives(self.data.train, self.data.sampler, k, rng))
 
     def batches(self, generator: torch.Generator) -> Iterator[MomentBatch]:
         order = torch.randperm(len(self.data.train), generator=generator).to(self.device)
@@ -136,6 +139,6 @@ class LLM4MSRCurriculum:
         gap = (predicted - told.detach()).square().mean(1)
         return z, (gap * learnt).sum() / learnt.sum().clamp(min=1)
 
-    def _shown(self, candidates: np.ndarray, labels: np.ndarray) -> None:
+    def _fill(self, candidates: np.ndarray, labels: np.ndarray) -> None:
         self._candidates = torch.as_tensor(candidates, device=self.device)
         self._labels = torch.as_tensor(labels, dtype=torch.float32, device=self.device)

@@ -53,7 +53,8 @@ class RankingData:
     valid: Requests
     test: Requests
     scenario_names: tuple[str, ...]
-    sampler: ScenarioSampler | None  # of training negatives, where the data set has no impressions
+    sampler: ScenarioSampler  # of training negatives
+    shown: bool  # moments hold what was shown; else what was taken alone, in training
     policy: dict[str, Any]  # how negatives came about, for the report
 
 
@@ -107,7 +108,7 @@ def ranking_data(
         raise DatasetError(f"dataset '{dataset.name}': has no column 'scenario', which a ranker needs")
     shown = read_tables(folder).impressions
     if shown is not None and split.name == "global_time":
-        return _from_impressions(dataset, shown, max_seq_len)
+        return _from_impressions(dataset, split, shown, max_seq_len)
     if split.name not in EVENT_SPLITS:
         raise DatasetError(
             f"dataset '{dataset.name}': a ranker needs {IMPRESSIONS} and the split global_time, or one of "
@@ -116,7 +117,7 @@ def ranking_data(
     return _from_events(dataset, split, max_seq_len, n_test_negatives, seed)
 
 
-def _from_impressions(dataset: Dataset, shown: pa.Table, max_seq_len: int) -> RankingData:
+def _from_impressions(dataset: Dataset, split: Split, shown: pa.Table, max_seq_len: int) -> RankingData:
     valid_from, test_from = global_time_moments(dataset)
     assert dataset.timestamps is not None
     users, items, scenarios = (
@@ -149,7 +150,7 @@ def _from_impressions(dataset: Dataset, shown: pa.Table, max_seq_len: int) -> Ra
     parts = (when < valid_from, (when >= valid_from) & (when < test_from), when >= test_from)
     train, valid, test = (_take(everything, np.flatnonzero(part)) for part in parts)
     policy = {"candidates": "what was shown (impressions.parquet)", "history": "events before the moment"}
-    return RankingData(train, valid, test, dataset.scenario_names, None, policy)
+    return RankingData(train, valid, test, dataset.scenario_names, _training_sampler(dataset, split), True, policy)
 
 
 def _from_events(dataset: Dataset, split: Split, max_seq_len: int, n_test_negatives: int, seed: int) -> RankingData:
@@ -183,9 +184,13 @@ def _from_events(dataset: Dataset, split: Split, max_seq_len: int, n_test_negati
         if split.name == "leave_one_out"
         else "training events, and those of the scenario before the moment: cross-domain future visible",
     }
-    # What is held out must not be spared as a training negative: that would tell which items are.
     valid, test = parts
-    return RankingData(train, valid, test, dataset.scenario_names, ScenarioSampler(dataset, split.train), policy)
+    return RankingData(train, valid, test, dataset.scenario_names, _training_sampler(dataset, split), False, policy)
+
+
+def _training_sampler(dataset: Dataset, split: Split) -> ScenarioSampler:
+    """What is held out is not spared as a training negative: that would tell which items are."""
+    return ScenarioSampler(dataset, split.train)
 
 
 def held_out_events(dataset: Dataset, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -198,8 +203,13 @@ def held_out_events(dataset: Dataset, split: str) -> tuple[NDArray[np.int64], ND
 def with_negatives(
     requests: Requests, sampler: ScenarioSampler, k: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """Candidates and labels (n, 1 + k): the requests' own, and k fresh negatives."""
+    """Candidates and labels (n, C + k): the requests' own C, and k fresh negatives that are none of them.
+
+    A draw that hits one of the request's own leaves its slot empty.
+    """
     negatives = sampler.draw(requests.user_index, requests.scenario_index, k, rng)
+    for own in requests.candidates.T:
+        negatives[negatives == own[:, None]] = 0
     candidates = np.concatenate([requests.candidates, negatives], axis=1)
     return candidates, np.concatenate([requests.labels, np.zeros(negatives.shape, np.int8)], axis=1)
 

@@ -60,6 +60,12 @@ class LLM4MSRConfig(Section):
     n_negatives: Annotated[
         int, Field(ge=1, description="for each event of an epoch, where the data set has no impressions")
     ] = 9
+    n_unshown_negatives: Annotated[
+        int,
+        Field(
+            ge=0, description="for each moment of an epoch, beside what it showed, where the data set has impressions"
+        ),
+    ] = 0
     n_test_negatives: Annotated[
         int,
         Field(ge=1, description="beside each held-out event, drawn once; as many as in training for a true logloss"),

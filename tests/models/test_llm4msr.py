@@ -10,8 +10,9 @@ from msr_fakes import msr_config, shop_knowledge, small_shop
 from rich.console import Console
 
 from models import runs
-from models.config import ConfigError, LLM4MSRConfig, RunConfig, parse_config
+from models.config import LLM4MSRConfig, RunConfig, parse_config
 from models.data.dataset import read_dataset
+from models.errors import ConfigError
 from models.evaluate import evaluate
 from models.knowledge.meta import load_meta
 from models.llm4msr import LLM4MSR
@@ -222,3 +223,28 @@ def test_settings_that_say_nothing_to_a_ranker_are_refused(shop: Path) -> None:
         parse_config({**plain, "loss": {"n_negatives": 3}}, "here")
     with pytest.raises(ConfigError, match="no texts of items to deal out anew"):
         parse_config({**plain, "data": {"dataset": shop, "shuffle_knowledge": ["items"]}}, "here")
+
+
+def test_items_that_were_not_shown_stand_beside_what_was_drawn_anew_each_epoch(shop: Path) -> None:
+    plain = {"user_level": False, "scenario_level": False}
+    _, curriculum = _built(msr_config(shop, None, **plain, n_unshown_negatives=3))
+    before = curriculum.data.train.candidates.copy()
+    slots, epochs = before.shape[1], []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        curriculum.begin_epoch()
+        batch = _batch(curriculum)
+        assert batch.candidates.shape == batch.labels.shape == (64, slots + 3)
+        assert not batch.labels[:, slots:].any()
+        assert (batch.labels[:, :slots].sum(1) == 1).all()
+        epochs.append(batch.candidates)
+    assert torch.equal(epochs[0][:, :slots], epochs[1][:, :slots])
+    assert not torch.equal(epochs[0][:, slots:], epochs[1][:, slots:])
+    np.testing.assert_array_equal(curriculum.data.train.candidates, before)
+
+
+def test_without_them_an_epoch_holds_what_was_shown_and_nothing_else(shop: Path) -> None:
+    plain = {"user_level": False, "scenario_level": False}
+    _, curriculum = _built(msr_config(shop, None, **plain, n_unshown_negatives=0))
+    curriculum.begin_epoch()
+    assert _batch(curriculum).candidates.shape == (64, curriculum.data.train.candidates.shape[1])

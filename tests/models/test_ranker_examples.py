@@ -12,7 +12,7 @@ from models.data.sequences import Sequences
 from models.data.splits import SPLITS, global_time, global_time_moments, leave_one_out, leave_one_out_per_scenario
 from models.errors import DatasetError
 from models.item_attributes import item_attributes
-from models.ranker_examples import ScenarioSampler, ranking_data, with_negatives
+from models.ranker_examples import Requests, ScenarioSampler, ranking_data, with_negatives
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_moment_holds_what_was_shown_at_one_time_and_what_was_clicked_of_it(sh
     assert shown is not None
     assert sum(int((part.candidates > 0).sum()) for part in (data.train, data.valid, data.test)) == shown.num_rows
     assert (data.train.labels.sum(1) == 1).all()  # the shop records one click a screen
-    assert data.sampler is None
+    assert data.shown
     user, item = data.test.user_index[0], data.test.candidates[0][data.test.labels[0] > 0][0]
     assert item in dataset.sequences[int(user)]
 
@@ -94,7 +94,7 @@ def test_what_is_held_out_may_be_a_training_negative(shops: Path) -> None:
     dataset = read_dataset(shops)
     split = leave_one_out(dataset)
     data = ranking_data(shops, dataset, split, 3, 3, seed=0)
-    assert data.sampler is not None
+    assert not data.shown
     candidates, labels = with_negatives(data.train, data.sampler, 200, np.random.default_rng(0))
     held_out = set(split.test.targets.tolist())
     mine = data.train.user_index == 0
@@ -113,6 +113,23 @@ def test_an_exhausted_scenario_leaves_slots_empty(shops: Path) -> None:
     users, scenarios = np.array([0, 1]), np.array([0, 1])
     assert not full.draw(users, scenarios, 4, np.random.default_rng(0)).any()
     assert sampler.draw(users, scenarios, 4, np.random.default_rng(0)).all()
+
+
+def test_a_negative_is_none_of_what_its_moment_showed(shops: Path) -> None:
+    """Of twelve books u0 bought 00, 01 and 02 in training, and 03 to 09 were shown: 10 and 11 are left."""
+    dataset = read_dataset(shops)
+    index_of = {item_id: place for place, item_id in enumerate(dataset.item_ids, start=1)}
+    shown = np.array([[index_of[f"books:{n:02}"] for n in range(3, 10)] + [0]])  # and a slot that showed nothing
+    label = np.array([[0, 1, 0, 0, 0, 0, 0, 0]], np.int8)
+    u0, books = np.array([0]), np.array([dataset.scenario_names.index("books")])
+    moment = Requests(u0, books, np.zeros((1, 3), np.int64), np.array([0]), shown, label)
+    sampler = ScenarioSampler(dataset, leave_one_out(dataset).train)
+    candidates, labels = with_negatives(moment, sampler, 100, np.random.default_rng(0))
+    assert candidates.shape == labels.shape == (1, 108)
+    np.testing.assert_array_equal(candidates[:, :8], shown)
+    np.testing.assert_array_equal(labels[:, :8], label)
+    assert set(candidates[0, 8:].tolist()) == {0, index_of["books:10"], index_of["books:11"]}
+    assert not labels[:, 8:].any()
 
 
 def test_per_scenario_each_shops_last_event_is_held_out_and_inputs_are_of_training(shops: Path) -> None:
