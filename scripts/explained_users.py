@@ -72,6 +72,12 @@ def _section(name: str, history: list[str], asked: dict[str, Any], host: str, te
         named = "-" if interest is None else f"{interest['text']} ({interest['kind']})"
         weighs = "-" if because is None else f"{texts.get(because['item_id'], '')} ({because['weight']:.2f})"
         lines.append(f"| {_cell(texts.get(item['item_id'], item['item_id']))} | {_cell(named)} | {_cell(weighs)} |")
+    if intents := reply.get("intents"):
+        lines += ["", "What it predicts of the intents, by the products nearest to them:", ""]
+        lines += ["| view | nearest products (cosine) |", "| --- | --- |"]
+        for view, near in intents.items():
+            told = "; ".join(f"{texts.get(item['item_id'], '')} ({item['similarity']:.2f})" for item in near)
+            lines.append(f"| {view} | {_cell(told)} |")
     return "\n".join(lines) + "\n"
 
 
