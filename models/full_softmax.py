@@ -44,7 +44,7 @@ class _FullSoftmax(Function):
         return (total.log() + top - chosen).mean()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch declares no type for it
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         states, rows, targets, weights, *blocks = ctx.saved_tensors
         scale = gradient / len(states)
