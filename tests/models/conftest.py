@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import torch
 from rich.console import Console
 
 from models.config import RunConfig
@@ -67,9 +66,3 @@ def make_config(cycle: Path, cycle_knowledge: Path) -> Any:
         )
 
     return make
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Tensors here are too small to share out, and threads that wait for each other spin."""
-    torch.set_num_threads(1)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import torch
 from intent_fakes import answers_about
 from rich.console import Console
 
@@ -23,12 +22,6 @@ N_ITEMS = 12
 @pytest.fixture(scope="session")
 def quiet() -> Console:
     return Console(quiet=True)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Tensors here are too small to share out, and threads that wait for each other spin."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

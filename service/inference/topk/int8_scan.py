@@ -17,7 +17,9 @@ from service.inference.topk.onnx_graph import GraphWriter
 from service.inference.topk.scan import GROUP, BoundPass, ScanError
 
 _LARGEST = 127  # of an int8; -128 is not used
-_ZERO = 128  # how 0 is written in a query's unsigned bytes
+# How 0 is written in unsigned bytes, of queries and of items: with signed items ONNX Runtime adds pairs of products in
+# 16 bits where the processor has no VNNI, and these overflow without a word.
+_ZERO = 128
 # Items of a block. Its scores, 4 bytes each and for each query, should stay in cache.
 _BLOCK_ITEMS = 16_384
 
@@ -58,8 +60,7 @@ class Int8Scan:
 
     def maxima(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
         scales, whole = _rounded_queries(flat)
-        unsigned = (whole.astype(np.int16) + _ZERO).astype(np.uint8)
-        return self._pass.run({"queries": unsigned, "scales": scales}, (len(flat), self.n_groups))
+        return self._pass.run({"queries": _unsigned(whole), "scales": scales}, (len(flat), self.n_groups))
 
     def error(self, queries: NDArray[np.float32]) -> ScanError:
         batch, n_queries, dim = queries.shape
@@ -96,12 +97,16 @@ def _add_block(graph: GraphWriter, name: str, whole: NDArray[np.int8], zero: str
     """Nodes that give a block's group maxima, int32 (n, groups)."""
     n_groups, size, dim = whole.shape
     # Columns ordered by their place in the group: the maximum over a group then runs over rows of memory.
-    columns = np.ascontiguousarray(whole.transpose(2, 1, 0)).reshape(dim, size * n_groups)
+    columns = _unsigned(whole.transpose(2, 1, 0)).reshape(dim, size * n_groups)
     shape = graph.constant(f"{name}_shape", np.array([-1, size, n_groups]))
     items = graph.constant(name, columns)
-    scores = graph.node("MatMulInteger", ["queries", items, zero], f"{name}_scores")
+    scores = graph.node("MatMulInteger", ["queries", items, zero, zero], f"{name}_scores")
     grouped = graph.node("Reshape", [scores, shape], f"{name}_grouped")
     return graph.node("ReduceMax", [grouped], f"{name}_maxima", axes=[1], keepdims=0)
+
+
+def _unsigned(whole: NDArray[np.int8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(whole).view(np.uint8) ^ np.uint8(_ZERO)  # `whole` plus 128, in one byte
 
 
 def _give_memory_back() -> None:
