@@ -7,6 +7,9 @@ from collections import deque
 # Newest runs that count, per bucket, and which of them is believed: a slow one, but not the slowest.
 _WINDOW = 32
 _QUANTILE = 0.75
+# How much longer than a run of one row a run may take that answers more of them, whatever the time it was given: a large
+# table is read once for all rows, and runs of one row would answer a fraction of what it could.
+_LITTLE_LONGER = 1.25
 
 
 class Pace:
@@ -41,8 +44,8 @@ class Pace:
         return 0.0
 
     def rows_within(self, seconds: float) -> int:
-        """Most rows whose run is expected to end within the time; at least 1."""
-        rows = self._max_rows
+        """Most rows whose run is expected to end within the time, or in little more than a run of one row takes."""
+        rows, seconds = self._max_rows, max(seconds, _LITTLE_LONGER * self.of(1))
         while rows > 1 and self.of(rows) > seconds:
             rows = 1 << (_bucket(rows) - 1)
         return rows

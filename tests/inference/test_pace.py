@@ -44,3 +44,11 @@ def test_the_most_rows_that_fit_a_time_are_found_and_one_always_does() -> None:
     assert [pace.rows_within(seconds) for seconds in (1.0, 0.016, 0.005, 0.0001)] == [20, 16, 4, 1]
     with pytest.raises(IndexError):
         pace.note(200, 1.0)
+
+
+def test_rows_that_cost_next_to_nothing_run_together_even_where_one_alone_takes_too_long() -> None:
+    pace = Pace(32)
+    for rows, seconds in ((1, 0.040), (2, 0.041), (4, 0.043), (8, 0.048), (16, 0.060)):
+        pace.note(rows, seconds)
+    assert pace.rows_within(0.033) == 8  # 48 ms are within 1.25 times 40 ms
+    assert pace.rows_within(0.070) == 16
