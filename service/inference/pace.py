@@ -7,8 +7,8 @@ from collections import deque
 # Newest runs that count, per bucket, and which of them is believed: a slow one, but not the slowest.
 _WINDOW = 32
 _QUANTILE = 0.75
-# How much longer than a run of one row a run may take that answers more of them, whatever the time it was given: a large
-# table is read once for all rows, and runs of one row would answer a fraction of what it could.
+# How much longer than a run of one row a run of more may take, whatever the time it was given: a large table is read
+# once for all rows, and runs of one row would answer a fraction of what the engine could.
 _LITTLE_LONGER = 1.25
 
 
