@@ -2,7 +2,8 @@
 
 The same number as `F.cross_entropy(states @ rows.T, targets)` and the same gradients. Scores of a block stay in the
 processor's cache from the product that makes them to the sum that reads them, and no tensor of the size of all scores
-is written for the gradient: a training step over 12,101 items takes three quarters of the time (docs/results.md, LLM4SBR).
+is written for the gradient: a training step over 12,101 items takes three quarters of the time (docs/results.md,
+LLM4SBR).
 """
 
 from __future__ import annotations
