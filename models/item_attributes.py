@@ -20,13 +20,16 @@ class ItemAttributes:
 
     names: tuple[str, ...]
     values: NDArray[np.int64]  # (n_items + 1, len(names))
+    values_before: NDArray[np.int64]  # the same, with one training interaction fewer of each item
+    counts: NDArray[np.int64]  # (n_items + 1,) training interactions
     sizes: tuple[int, ...]  # values of each column, 0 included
 
 
 def item_attributes(dataset: Dataset, split: Split) -> ItemAttributes:
     """category, brand, price (tenths of the items that have one) where known, and popularity (doublings) in training.
 
-    Held-out interactions are not counted.
+    Held-out interactions are not counted. An item that was taken in training has been counted for just that, which
+    gives the label away and is not so of what is taken afterwards: a positive of training reads `values_before`.
     """
     columns: dict[str, NDArray[np.int64]] = {}
     for name in ("category", "brand"):
@@ -34,11 +37,21 @@ def item_attributes(dataset: Dataset, split: Split) -> ItemAttributes:
             columns[name] = _numbered(dataset.items.column(name).to_pylist())
     if "price" in dataset.items.column_names:
         columns["price"] = _tenths(np.array(dataset.items.column("price").to_pylist(), dtype=np.float64))
-    counts = np.bincount(split.train.items, minlength=dataset.n_items + 1)[1:]
-    columns["popularity"] = 1 + np.ceil(np.log2(counts + 1)).astype(np.int64)
+    counts = np.bincount(split.train.items, minlength=dataset.n_items + 1)
+    columns["popularity"] = _doublings(counts[1:])
     known = {name: values for name, values in columns.items() if values.any()}
     values = np.stack([np.concatenate([[0], column]) for column in known.values()], axis=1)
-    return ItemAttributes(tuple(known), values, tuple(int(n) + 1 for n in values.max(0)))
+    before = values.copy()
+    before[1:, -1] = _doublings(counts[1:] - 1)
+    return ItemAttributes(tuple(known), values, before, counts, tuple(int(n) + 1 for n in values.max(0)))
+
+
+def _doublings(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """1 of 0 and 1, 2 of 2 and 3, 3 of 4 to 7, and so on.
+
+    None and one are the same: of what nobody took, a data set names only what is held out.
+    """
+    return 1 + np.floor(np.log2(counts.clip(min=1))).astype(np.int64)
 
 
 def _numbered(texts: list[Any]) -> NDArray[np.int64]:

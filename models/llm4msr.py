@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +29,8 @@ class LLM4MSR(nn.Module):
     paper does not tell, as the sheet decides; for users without a vector z is predicted from their behaviour.
     """
 
-    attributes: Tensor
+    known: Tensor
+    known_before: Tensor
     user_vectors: Tensor
     vector_of_user: Tensor
 
@@ -38,7 +40,13 @@ class LLM4MSR(nn.Module):
         super().__init__()
         self.config, self.n_scenarios = config, n_scenarios
         size, n_rows = config.embedding_size, len(attributes.values)
-        self.register_buffer("attributes", torch.as_tensor(attributes.values), persistent=False)
+        # (n_items + 1, 1 + attributes): the row of an item's own embedding, 0 for none, and its attributes.
+        for name, values, counts in (
+            ("known", attributes.values, attributes.counts),
+            ("known_before", attributes.values_before, attributes.counts - 1),
+        ):
+            own = np.where(counts >= config.min_item_events, np.arange(n_rows), 0)
+            self.register_buffer(name, torch.as_tensor(np.column_stack([own, values])), persistent=False)
         self.item_embeddings = nn.Embedding(n_rows, size, padding_idx=0)
         self.attribute_embeddings = nn.ModuleList(nn.Embedding(n, size) for n in attributes.sizes)
         for table in (self.item_embeddings, *self.attribute_embeddings):
@@ -75,15 +83,17 @@ class LLM4MSR(nn.Module):
                     config.n_scenario_layers,
                 )
 
-    def rows(self, items: Tensor) -> Tensor:
-        """(..., R): everything known of items (...)."""
-        known = self.attributes[items]
-        parts = [table(known[..., place]) for place, table in enumerate(self.attribute_embeddings)]
-        return torch.cat([self.item_embeddings(items), *parts], dim=-1)
+    def rows(self, items: Tensor, taken: Tensor | None = None) -> Tensor:
+        """(..., R): everything known of items (...); where bool `taken` (...), without the event that took them."""
+        known = self.known[items]
+        if taken is not None:
+            known = torch.where(taken[..., None], self.known_before[items], known)
+        tables = (self.item_embeddings, *self.attribute_embeddings)
+        return torch.cat([table(known[..., place]) for place, table in enumerate(tables)], dim=-1)
 
     def item_table(self) -> Tensor:
         """float32 (n_items + 1, R): everything known of an item folded into one row; row 0 is padding."""
-        return self.rows(torch.arange(len(self.attributes), device=self.attributes.device))
+        return self.rows(torch.arange(len(self.known), device=self.known.device))
 
     def features(self, history: Tensor, seq_len: Tensor, candidates: Tensor, scenario_index: Tensor) -> Tensor:
         """(B, C, D) of candidates' rows (B, C, R) after a history of rows (B, L, R) in scenarios (B,)."""

@@ -116,7 +116,9 @@ class LLM4MSRCurriculum:
     def loss(self, batch: MomentBatch) -> Tensor:
         model = self.model
         history = model.rows(batch.item_seq)
-        features = model.features(history, batch.seq_len, model.rows(batch.candidates), batch.scenario_index)
+        # Popularity and the right to an embedding of one's own come from these very labels: see `item_attributes`.
+        candidates = model.rows(batch.candidates, batch.labels > 0)
+        features = model.features(history, batch.seq_len, candidates, batch.scenario_index)
         z, matched = None, features.new_zeros(())
         if model.user_level is not None:
             z, matched = self._drawn_z(batch, history)

@@ -29,6 +29,10 @@ class LLM4MSRConfig(Section):
     kind: Literal["llm4msr"]
     backbone: Literal["shared-bottom", "mmoe", "ple", "star", "aitm", "pepnet"] = "star"
     embedding_size: Annotated[int, Field(ge=1, description="of an item, and of each of its attributes")] = 16
+    min_item_events: Annotated[
+        int,
+        Field(ge=0, description="training events below which an item has its attributes alone, like a new one"),
+    ] = 5
     width: Annotated[int, Field(ge=1, description="of a candidate's features, D: what meta layers are square in")] = 32
     max_seq_len: Annotated[int, Field(ge=1)] = 20
     dropout: Annotated[float, Field(ge=0, lt=1, description="of a candidate's features, before they are D wide")] = 0.2

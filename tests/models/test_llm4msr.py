@@ -12,8 +12,10 @@ from rich.console import Console
 from models import runs
 from models.config import LLM4MSRConfig, RunConfig, parse_config
 from models.data.dataset import read_dataset
+from models.data.splits import SPLITS
 from models.errors import ConfigError
 from models.evaluate import evaluate
+from models.item_attributes import item_attributes
 from models.knowledge.meta import load_meta
 from models.llm4msr import LLM4MSR
 from models.llm4msr_training import LLM4MSRCurriculum
@@ -114,6 +116,34 @@ def test_permuting_the_vectors_of_two_users_permutes_only_their_scores(shop: Pat
     assert model.vector_of_user[told].tolist() == [1, 2, 3]
     assert not torch.allclose(before[0], before[1])
     torch.testing.assert_close(after, before[[1, 0, 2]])
+
+
+def test_an_item_of_few_events_is_known_by_its_attributes_alone(shop: Path) -> None:
+    plain = {"user_level": False, "scenario_level": False}
+    counts = item_attributes(dataset := read_dataset(shop), SPLITS["global_time"](dataset)).counts
+    least = int(np.sort(counts[1:])[5])
+    model, _ = _built(msr_config(shop, None, **plain, min_item_events=least))
+    size, table = model.config.embedding_size, model.item_table()
+    few = torch.as_tensor(counts < least)
+    assert few[1:].any()
+    assert not table[few, :size].any()
+    torch.testing.assert_close(table[~few, :size], model.item_embeddings.weight[~few])
+    # As the item of a click it has one event fewer: the last one that it needs, in one case.
+    item = torch.as_tensor(np.flatnonzero(counts == least)[:1])
+    assert model.rows(item)[0, :size].any()
+    assert not model.rows(item, torch.tensor([True]))[0, :size].any()
+    torch.testing.assert_close(model.rows(item, torch.tensor([False])), model.rows(item))
+
+
+def test_what_is_taught_does_not_read_its_own_click(shop: Path) -> None:
+    model, curriculum = _built(msr_config(shop, None, user_level=False, scenario_level=False))
+    batch, seen = _batch(curriculum), []
+    rows = model.rows
+    model.rows = lambda items, taken=None: seen.append(taken) or rows(items, taken)  # type: ignore[method-assign]
+    curriculum.loss(batch)
+    of_history, of_candidates = seen
+    assert of_history is None
+    torch.testing.assert_close(of_candidates, batch.labels > 0)
 
 
 def test_choices_of_z(shop: Path, knowledge: Path) -> None:

@@ -165,9 +165,20 @@ def test_popularity_of_an_item_is_counted_in_training_alone(shops: Path) -> None
         column = found.names.index("popularity")
         return dict(zip(["", *data.item_ids], found.values[:, column].tolist(), strict=True))
 
-    # tools:03 is held out by u0 and u4, bought first by u1 and u5: two training events, 1 + ceil(log2(3))
-    assert popularity(dataset)["tools:03"] == 3
+    # tools:03 is held out by u0 and u4, bought first by u1 and u5: two training events, 1 + floor(log2(2))
+    assert popularity(dataset)["tools:03"] == 2
     assert popularity(dataset)[""] == 0
+
+
+def test_of_an_item_that_was_taken_the_event_itself_is_not_counted(shops: Path) -> None:
+    dataset = read_dataset(shops)
+    found = item_attributes(dataset, leave_one_out(dataset))
+    column, row = found.names.index("popularity"), dataset.item_ids.index("tools:03") + 1
+    assert found.counts[row] == 2
+    assert found.values_before[row, column] == 1  # of the other one: none and one are the same
+    others = [place for place in range(len(found.names)) if place != column]
+    np.testing.assert_array_equal(found.values_before[:, others], found.values[:, others])
+    assert not found.values_before[0].any()
 
 
 def test_attributes_are_numbered_with_0_for_unknown(shop: Path) -> None:
