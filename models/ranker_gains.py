@@ -64,19 +64,31 @@ def read_entries(folder: Path, choice: str = "true") -> Entries:
         )
 
 
-def score_gains(ours: tuple[Path, ...], theirs: tuple[Path, ...]) -> dict[str, dict[str, dict[str, float]]]:
+def score_gains(
+    ours: tuple[Path, ...], theirs: tuple[Path, ...], choices: tuple[str, str] = ("true", "true")
+) -> dict[str, dict[str, dict[str, float]]]:
     """Difference of each metric by group, with a 95 % interval: {group: {metric: {absolute, low, high}}}.
 
     Users are resampled, the same in both; with several runs, of paired seeds, seeds are drawn anew too.
 
+    Args:
+        choices: of z, ours and theirs.
+
     Raises:
         RunError: two runs were judged on other candidates.
     """
-    one, other = [read_entries(folder) for folder in ours], [read_entries(folder) for folder in theirs]
+    one = [read_entries(folder, choices[0]) for folder in ours]
+    other = [read_entries(folder, choices[1]) for folder in theirs]
     for folder, entries in zip((*ours, *theirs), (*one, *other), strict=True):
         if not (np.array_equal(entries.users, one[0].users) and np.array_equal(entries.labels, one[0].labels)):
             raise RunError(f"{folder}: was judged on other candidates than {ours[0]}")
     return {group: {metric: _interval(one, other, metric, group) for metric in METRICS} for group in one[0].groups}
+
+
+def z_gains(folders: tuple[Path, ...]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """What the same runs gain by reading another z: {"predicted over default": as `score_gains` gives it, ...}."""
+    pairs = (("predicted", "default"), ("true", "default"), ("true", "predicted"))
+    return {f"{ours} over {theirs}": score_gains(folders, folders, (ours, theirs)) for ours, theirs in pairs}
 
 
 def _interval(one: list[Entries], other: list[Entries], metric: str, group: str) -> dict[str, Any]:

@@ -25,6 +25,9 @@ def ranker_parts(rows: list[dict[str, Any]], names: list[list[str]]) -> list[tup
         for name, row in zip(names, rows, strict=True)
     ]
     parts = [("Candidates of held-out moments.", head, figures)]
+    every = [(metric, group) for group in scenarios for metric in ("auc", "gauc", "logloss")]
+    each = [[row["variant"], *(_mean(row, *column) for column in every)] for row in done]
+    parts.append(("By scenario.", ["model", *(f"{group} {metric}" for metric, group in every)], each))
     by_scenario = [f"{part}:{scenario}" for part in slices[1:] for scenario in scenarios]
     shown = [("auc", group) for group in (*slices, *scenarios, *by_scenario)] + [("logloss", "overall")]
     gains = [
@@ -43,6 +46,13 @@ def ranker_parts(rows: list[dict[str, Any]], names: list[list[str]]) -> list[tup
     ]
     if by_z:
         parts.append(("The same models, by the z they read.", ["model", "z", *(f"auc {g}" for g in slices)], by_z))
+    z_gains = [
+        [row["variant"], which, *(_gain(found, "auc", group) for group in slices)]
+        for row in done
+        for which, found in row.get("z_gain", {}).items()
+    ]
+    if z_gains:
+        parts.append(("What another z gains.", ["model", "z", *(f"auc {group}" for group in slices)], z_gains))
     return parts
 
 

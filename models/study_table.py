@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.compare import check_comparable, headline, read_ranks, read_report
 from models.metrics import relative_bootstrap
 from models.ranker_exam import SCORES
-from models.ranker_gains import score_gains
+from models.ranker_gains import score_gains, z_gains
 from models.ranker_table import is_ranker, ranker_parts
 from models.runs import write_atomic
 from models.study_plan import Cell, Study
@@ -89,6 +89,8 @@ def _row(
             row["without_untrained_targets"] = _spread([report["without_untrained_targets"] for report in reports])
         if all("z" in report for report in reports):
             row["z"] = {choice: _metrics([report["z"][choice] for report in reports]) for choice in reports[0]["z"]}
+            if len(row["z"]) > 1:
+                row["z_gain"] = gains_of_z(tuple(done[cell] for cell in finished))
         row["cost"] = {key: _mean([report["training"][key] for report in reports]) for key in COST}
     gained = {name: _gained(row, finished, control, done) for name, control in controls.items() if control != cells}
     gained = {name: gain for name, gain in gained.items() if gain is not None}
@@ -145,6 +147,9 @@ def gains(
     }
 
 
+gains_of_z = functools.lru_cache(maxsize=4096)(z_gains)
+
+
 def _interval(
     ours: NDArray[np.float64], theirs: NDArray[np.float64], owners: NDArray[np.int64] | None
 ) -> dict[str, float]:
@@ -179,17 +184,22 @@ def _mean(values: list[float]) -> float:
 
 def as_markdown(table: dict[str, Any]) -> str:
     """One Markdown table for each data set, recipe and protocol."""
+    of_rankers = is_ranker(table["rows"])
     parts = [
         f"# Study {table['study']}",
         "",
-        f"Gains are relative, over `{table['control']}`, 95 % by paired bootstrap over users, and seeds if several.",
+        f"Gains are {'differences' if of_rankers else 'relative'}, over `{table['control']}`, 95 % by paired bootstrap "
+        "over users, and seeds if several.",
     ]
     blocks: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in table["rows"]:
         blocks.setdefault((row["dataset"], row["recipe"]), []).append(row)
     for (dataset, recipe), rows in blocks.items():
         parts += ["", f"## {dataset}, recipe {recipe}"]
-        if is_ranker(rows):
+        if of_rankers and not is_ranker(rows):
+            parts += ["", f"Not run: {', '.join(row['variant'] for row in rows)}."]
+            continue
+        if of_rankers:
             for caption, head, lines in ranker_parts(rows, [_name(row) for row in rows]):
                 parts += ["", caption, "", *_lines(head, lines)]
             continue

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from models.errors import RunError
-from models.ranker_gains import read_entries, score_gains
+from models.ranker_gains import read_entries, score_gains, z_gains
 from models.ranker_table import ranker_parts
 
 
-def _run(folder: Path, scores: list[float], labels: list[int] | None = None) -> Path:
+def _run(folder: Path, scores: list[float], labels: list[int] | None = None, **more: list[float]) -> Path:
     """Two users with two moments each, one in each scenario, a positive and a negative in each."""
     folder.mkdir()
     moments = np.repeat(np.arange(4), 2)
@@ -23,6 +23,7 @@ def _run(folder: Path, scores: list[float], labels: list[int] | None = None) -> 
         scenario=np.repeat([0, 1, 0, 1], 2),
         label=np.array(labels or [1, 0] * 4, dtype=np.int8),
         **{"score:true": np.array(scores, dtype=np.float32), "group:overall": np.ones(4, bool), "group:told": told},
+        **{f"score:{choice}": np.array(found, dtype=np.float32) for choice, found in more.items()},
     )
     return folder
 
@@ -46,6 +47,14 @@ def test_a_run_gains_nothing_over_itself(tmp_path: Path) -> None:
             assert list(interval.values()) == [0, 0, 0]
 
 
+def test_choices_of_z_are_held_to_each_other(tmp_path: Path) -> None:
+    good, worse = [2.0, 1, 2, 1, 2, 1, 0, 1], [0.0, 1, 2, 1, 2, 1, 0, 1]
+    found = z_gains((_run(tmp_path / "a", good, predicted=worse, default=worse),))
+    assert list(found) == ["predicted over default", "true over default", "true over predicted"]
+    by_pair = {pair: gain["overall"]["auc"]["absolute"] for pair, gain in found.items()}
+    assert by_pair == pytest.approx(dict(zip(found, (0.0, 0.25, 0.25), strict=True)))
+
+
 def test_runs_judged_on_other_candidates_are_not_compared(tmp_path: Path) -> None:
     one, other = _run(tmp_path / "a", [1.0] * 8), _run(tmp_path / "b", [1.0] * 8, [0, 1] * 4)
     with pytest.raises(RunError, match="was judged on other candidates"):
@@ -65,14 +74,20 @@ def test_a_study_shows_scenarios_slices_differences_and_choices_of_z() -> None:
         "headline": ["auc", "gauc"],
         "test": test,
         "z": dict.fromkeys(("true", "default"), test),
+        "z_gain": {"true over default": gain},
         "gain": {"test": gain, "n_seeds": 3},
         "cost": {"seconds_per_epoch": 1.0},
     }
     waiting = {"variant": "plain", "headline": ["auc", "gauc"]}
     parts = ranker_parts([row, waiting], [["llm4msr", "3"], ["plain", "0 of 3"]])
     captions, heads, lines = zip(*parts, strict=True)
-    assert len(captions) == 3
+    assert len(captions) == 5
     assert heads[0][2:6] == ["auc overall", "auc told", "auc untold", "auc home"]
     assert lines[0][1][2:] == ["not run"] * (len(heads[0]) - 2)
-    assert lines[1][0][:4] == ["llm4msr", "control", "3", "+0.0100 [+0.0000, +0.0200]"]
-    assert [line[1] for line in lines[2]] == ["true", "default"]
+    assert (heads[1], lines[1]) == (
+        ["model", "home auc", "home gauc", "home logloss"],
+        [["llm4msr", "0.7000", "0.7000", "0.7000"]],
+    )
+    assert lines[2][0][:4] == ["llm4msr", "control", "3", "+0.0100 [+0.0000, +0.0200]"]
+    assert [line[1] for line in lines[3]] == ["true", "default"]
+    assert lines[4][0][:3] == ["llm4msr", "true over default", "+0.0100 [+0.0000, +0.0200]"]
