@@ -33,6 +33,9 @@ def main(
     url: Annotated[str, typer.Option(help="Where the service answers.")] = "http://127.0.0.1:8000",
     retrieved_suffix: Annotated[str, typer.Option(help="Names scenarios with the retriever alone.")] = "-retrieved",
     limit: Annotated[int, typer.Option(min=1, help="Most moments of a scenario.")] = 2_000,
+    own: Annotated[
+        bool, typer.Option(help="Ask for 200 and keep the scenario's own items: of shops that share no item.")
+    ] = False,
 ) -> None:
     """Ask for every test moment in both scenarios and compare."""
     config = runs.read_run_config(run)
@@ -55,8 +58,12 @@ def main(
             for row in rows
         ]
         taken = [set(names[test.candidates[row][test.labels[row] > 0]]) for row in rows]
-        ranked = _ndcg(_ask(url, scenario, asked), taken)
-        alone = _ndcg(_ask(url, scenario + retrieved_suffix, asked), taken)
+        count, kept = K, None
+        if own:
+            assert dataset.scenarios is not None
+            count, kept = 200, set(names[dataset.sequences.items[dataset.scenarios == place]])
+        lists = [_ask(url, name, asked, count) for name in (scenario, scenario + retrieved_suffix)]
+        ranked, alone = (_ndcg(_only(found_lists, kept), taken) for found_lists in lists)
         users = test.user_index[rows]
         means = [_by_user(values, users) for values in (ranked, alone)]
         gain, low, high = paired_bootstrap(means[0], means[1], seed=0)
@@ -80,12 +87,17 @@ def moments_of(test: Requests, scenario_index: int, limit: int) -> NDArray[np.in
     return rows if len(rows) <= limit else np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
 
 
-def _ask(url: str, scenario: str, asked: list[dict[str, Any]]) -> list[list[str]]:
+def _only(lists: list[list[str]], kept: set[str] | None) -> list[list[str]]:
+    """The lists without what is not in `kept`, if anything is said there."""
+    return lists if kept is None else [[item for item in items if item in kept] for items in lists]
+
+
+def _ask(url: str, scenario: str, asked: list[dict[str, Any]], count: int) -> list[list[str]]:
     lists: list[list[str]] = []
     headers = {"X-Request-Timeout-Ms": "30000"}
     with httpx.Client(base_url=url, timeout=60, headers=headers) as client:
         for start in range(0, len(asked), BATCH):
-            more = {"scenario": scenario, "count": K, "degrade": "never"}
+            more = {"scenario": scenario, "count": count, "degrade": "never"}
             requests = [{**one, **more} for one in asked[start : start + BATCH]]
             reply = client.post("/v1/recommend/batch", json={"requests": requests})
             reply.raise_for_status()

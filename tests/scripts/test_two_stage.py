@@ -47,3 +47,8 @@ def test_what_was_taken_and_is_not_in_the_list_counts_as_missed(two_stage: Modul
     found = two_stage._ndcg([["a", "b"], ["a", "b"], ["a", "b"], ["a"]], [{"a"}, {"b"}, {"a", "z"}, {"z"}])
     second = 1 / np.log2(3)
     assert found.tolist() == pytest.approx([1.0, second, 1 / (1 + second), 0.0])
+
+
+def test_items_of_other_shops_leave_the_lists_and_the_others_move_up(two_stage: ModuleType) -> None:
+    assert two_stage._only([["a", "x", "b"], ["x"]], {"a", "b"}) == [["a", "b"], []]
+    assert two_stage._only([["a", "x"]], None) == [["a", "x"]]
