@@ -23,6 +23,8 @@ from service.api.rank import BATCH_PATH as RANK_BATCH
 from service.api.rank import add_rank
 from service.api.recommend import add_recommend, straight_recommend
 from service.api.record import Records
+from service.api.refusal import Refusal
+from service.errors import crowded_loop
 from service.service import Service
 
 _BATCH = "/v1/recommend/batch"
@@ -40,6 +42,7 @@ class Application(FastAPI):
         self._straight = {route.path.encode(): route for route in straight}
         self._service = service
         self._crowd: Crowd | None = None
+        self._refusal = Refusal(crowded_loop())
 
     def connection(self, *args: Any, **kwargs: Any) -> Connection:
         """A new connection; uvicorn calls it in its event loop."""
@@ -50,6 +53,7 @@ class Application(FastAPI):
             metrics=self._service.metrics,
             receive_timeout_s=self._service.settings.receive_timeout_s,
             crowd=self._crowd,
+            refusal=self._refusal,
             **kwargs,
         )
 

@@ -20,7 +20,8 @@ from service.api.crowd import Crowd, Room
 from service.api.exchange import Exchange, StraightRoute, problem_reply
 from service.api.gate import ABANDON, ARRIVED_AT, BATCHES, CROWDED, QUESTIONS
 from service.api.record import GONE, LATE
-from service.errors import Overloaded, ReceiveTimeout
+from service.api.refusal import Refusal, is_whole_request
+from service.errors import Overloaded, ReceiveTimeout, crowded_loop
 from service.logs import new_id
 from service.metrics import Metrics
 
@@ -38,6 +39,7 @@ class Connection(HttpToolsProtocol):
         metrics: counts what a crowded loop does not take.
         receive_timeout_s: a request that has begun to arrive must have arrived by then, unless its answer has begun.
         crowd: shared by all connections of the loop.
+        refusal: what a crowded loop says to those that it has no room for.
     """
 
     cycle: Any  # the newest request: an Exchange, or uvicorn's RequestResponseCycle
@@ -49,11 +51,15 @@ class Connection(HttpToolsProtocol):
         metrics: Metrics,
         receive_timeout_s: float,
         crowd: Crowd,
+        refusal: Refusal,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._straight, self._metrics = straight, metrics
+        self._straight = straight
         self._receive_timeout_s, self._crowd = receive_timeout_s, crowd
+        self._shed = metrics.shed.labels("loop_busy")
+        self._refusal = refusal
+        self._starts = tuple(b"POST %s HTTP/1.1\r\n" % path for path in straight)
         self._arrived_at = 0.0
         self._receiving = False
         self._refusing = False
@@ -63,6 +69,8 @@ class Connection(HttpToolsProtocol):
         self._idle_watch: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
+        if self._crowd.is_full and self._refuses_unread(data):
+            return
         super().data_received(data)
         if self._receiving:  # most requests come whole and need no timer
             if self._late is None:
@@ -99,7 +107,7 @@ class Connection(HttpToolsProtocol):
             room = self._crowd.room()
             route = self._straight.get(self.url)
         if room != "all":
-            self._metrics.shed.labels("loop_busy").inc()
+            self._shed.inc()
             if room == "none" or self.url in _NEVER_FROM_MEMORY:
                 self._refusing = True
                 return
@@ -168,14 +176,24 @@ class Connection(HttpToolsProtocol):
             state[CROWDED] = True
         super().on_headers_complete()
 
+    def _refuses_unread(self, data: bytes) -> bool:
+        """Refuses a question of the usual form before it is parsed, which is half of what a refusal costs."""
+        answered = self.cycle is None or self.cycle.response_complete
+        if self._receiving or not answered or not is_whole_request(data, self._starts):
+            return False
+        self._crowd.note_refusal()
+        self._shed.inc()
+        self.transport.write(self._refusal.reply())
+        self._be_idle()
+        return True
+
     def _refuse(self) -> None:
         self._refusing = False
-        keeps_alive = self.parser.should_keep_alive()
-        refusal = Overloaded("More requests arrive than can be read in time.", retry_after_s=1)
-        self._write(refusal, b"" if keeps_alive else b"connection: close\r\n")
-        if keeps_alive:
+        if self.parser.should_keep_alive():
+            self.transport.write(self._refusal.reply())
             self._be_idle()
         else:
+            self._write(crowded_loop(), b"connection: close\r\n")
             self.transport.close()
 
     def _is_late(self) -> None:

@@ -15,7 +15,7 @@ class Crowd:
 
     A loop that falls behind reads more at a time each time, and everybody waits for everybody. Once a few turns in a
     row have taken longer than `turn_s`, only as many requests are let in per turn as it can do in that time. A few more
-    are answered from memory, which costs about half, and the rest is refused, which costs a fraction. A single long
+    are answered from memory, which costs about half, and the rest is refused, which costs an eighth. A single long
     turn, a burst, harms nobody. Time is processor time: refusing would not help where another process has the core.
     """
 
@@ -23,11 +23,13 @@ class Crowd:
     _NEWEST = 0.1
     # Of a turn, for answers from memory on top: they absorb an excess of a fifth, and cost no more than that elsewhere.
     _FROM_MEMORY = 0.25
+    # Of an answer. What refusing costs must not count as what answering costs, or it would leave ever less to answer.
+    _REFUSAL = 1 / 8
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, turn_s: float = 0.02) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, turn_s: float = 0.01) -> None:
         self._loop, self._turn_s = loop, turn_s
-        self._n_let_in = 0
-        self._clock = time.monotonic
+        self._n_let_in = self._n_refused = 0
+        self._clock = self._began_by = time.monotonic
         self._began_at = 0.0
         self._cost_s = turn_s / 64  # of one request, moving
         self._n_long_turns = 0
@@ -35,29 +37,39 @@ class Crowd:
     def room(self) -> Room:
         """What there is room for in this turn; counts the request if it is let in."""
         if not self._n_let_in:
-            self._began_at = self._clock()
+            # The end of the turn before may choose another clock until this one ends.
+            self._began_by = self._clock
+            self._began_at = self._began_by()
             self._loop.call_soon(self._all_read)
-        room: Room = "all"
-        if self._n_long_turns >= self._TURNS:
-            spent_s = self._n_let_in * self._cost_s
-            if spent_s >= (1 + self._FROM_MEMORY) * self._turn_s:
-                return "none"
-            if spent_s >= self._turn_s:
-                room = "memory"
+        if self.is_full:
+            self.note_refusal()
+            return "none"
+        behind = self._n_long_turns >= self._TURNS and self._n_let_in * self._cost_s >= self._turn_s
         self._n_let_in += 1
-        return room
+        return "memory" if behind else "all"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is room for nothing more in this turn."""
+        limit_s = (1 + self._FROM_MEMORY) * self._turn_s
+        return self._n_long_turns >= self._TURNS and self._n_let_in * self._cost_s >= limit_s
+
+    def note_refusal(self) -> None:
+        """Counts a request that was refused without asking for room."""
+        self._n_refused += 1
 
     def _all_read(self) -> None:
-        self._loop.call_soon(self._turn_ends, self._n_let_in, self._began_at, self._clock)
-        self._n_let_in = 0
+        weight = self._n_let_in + self._REFUSAL * self._n_refused
+        self._loop.call_soon(self._turn_ends, weight, self._began_at, self._began_by)
+        self._n_let_in = self._n_refused = 0
 
-    def _turn_ends(self, n_requests: int, began_at: float, clock: Callable[[], float]) -> None:
+    def _turn_ends(self, weight: float, began_at: float, clock: Callable[[], float]) -> None:
         took = clock() - began_at
         # Reading processor time is a system call: only where turns are long by the clock on the wall.
         self._clock = time.monotonic if took < self._turn_s / 4 else time.thread_time
         if clock is not time.thread_time and took >= self._turn_s / 2:
             return
-        self._cost_s += self._NEWEST * (took / n_requests - self._cost_s)
+        self._cost_s += self._NEWEST * (took / weight - self._cost_s)
         if took >= self._turn_s:
             self._n_long_turns = min(self._n_long_turns + 1, 2 * self._TURNS)
         elif took < self._turn_s / 2 and self._n_long_turns:

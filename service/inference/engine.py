@@ -41,12 +41,16 @@ ResultRows = Sequence[Best | tuple[NDArray[np.int64], NDArray[np.float32], Readi
 
 # A run may take this share of a budget: the rest is for the run before it, the state and the reply.
 _SHARE_OF_BUDGET = 1 / 3
+# Of a budget a wait is reckoned as so many times what is predicted.
+_RESERVE = 2
+# Weight of the newest in moving averages: a bad moment is forgotten after some ten runs.
+_NEWEST = 0.2
 # A run of bulk work alone may keep others waiting for this long.
 _BULK_S = 0.03
 # An estimate that says no is tested by a request after this long without a run: only a run can correct it.
-_DOUBT_AFTER_S = 0.1
+_DOUBT_AFTER_S = 0.01
 # Python's own 5 ms is what the engine would wait for the interpreter, after every run, while the event loop is busy.
-_SWITCH_INTERVAL_S = 0.0005
+_SWITCH_INTERVAL_S = 0.0001
 # How runs are timed before the first request: often enough that a cold first one does not count.
 _WARM_RUNS, _WARM_LENGTH, _WARM_K = 3, 200, 20
 
@@ -149,6 +153,7 @@ class LocalEngine:
         self._bulk: deque[_Job] = deque()
         self._paces: dict[tuple[str, Operation], Pace] = {}
         self._alarm: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._delivery_s = 0.0  # from the end of a run until the event loop hears of it: a moving average
         self._asleep = False
         self._stopping = False
         self._run_began_at: float | None = None
@@ -234,14 +239,19 @@ class LocalEngine:
         began_at = self._run_began_at
         return 0.0 if began_at is None else self._clock() - began_at
 
-    def _predict(self, pace: Pace, run_limit_s: float, bulk: bool) -> float:
-        """Seconds until a request that came now would have its answer, as far as recent runs tell."""
+    def _fits(self, pace: Pace, run_limit_s: float, left_s: float, bulk: bool) -> bool:
+        """Whether a request that came now would have its answer in time, as far as recent runs tell.
+
+        What it waits for others counts double: a wait is a sum of guesses. And a queue that fills whole budgets makes
+        everybody a little late under load that lasts, while a short one keeps the engine as busy.
+        """
         ahead = len(self._waiting) + (len(self._bulk) if bulk else 0)
         rows = pace.rows_within(run_limit_s)
         full_runs, others = divmod(ahead, rows)
         ends_at = self._run_ends_at
         in_progress = 0.0 if ends_at is None else max(0.0, ends_at - self._clock())
-        return in_progress + full_runs * pace.of(rows) + pace.of(others + 1)
+        wait = in_progress + full_runs * pace.of(rows)
+        return _RESERVE * wait + pace.of(others + 1) + self._delivery_s <= left_s
 
     def _admit(self, pace: Pace, run_limit_s: float, deadline: Deadline, bulk: bool) -> None:
         left_s = deadline.left_s
@@ -251,7 +261,7 @@ class LocalEngine:
         # Each kind has its own bound: however much bulk work waits, it keeps nobody else out.
         if len(self._bulk if bulk else self._waiting) >= self._max_waiting:
             self._refuse("queue_full")
-        if self._predict(pace, run_limit_s, bulk) > left_s and not self._doubtful():
+        if not self._fits(pace, run_limit_s, left_s, bulk) and not self._doubtful():
             self._refuse("predicted_wait")
 
     def _doubtful(self) -> bool:
@@ -291,7 +301,7 @@ class LocalEngine:
             answers: list[Ranked | Exception] = self._score(batch) if batch else []
             self._run_began_at = self._run_ends_at = None  # before anybody hears of the end
             try:
-                loop.call_soon_threadsafe(self._deliver, late, batch, answers)
+                loop.call_soon_threadsafe(self._deliver, self._clock(), late, batch, answers)
             except RuntimeError:  # the loop has closed; nobody waits any more
                 return
 
@@ -348,8 +358,9 @@ class LocalEngine:
             answers.append(Ranked(items[: job.k], scores[: job.k], waited * 1000, took * 1000, *reading))
         return answers
 
-    def _deliver(self, late: list[_Job], batch: list[_Job], answers: list[Ranked | Exception]) -> None:
+    def _deliver(self, ended_at: float, late: list[_Job], batch: list[_Job], answers: list[Ranked | Exception]) -> None:
         """Runs in the event loop, once per batch."""
+        self._delivery_s += _NEWEST * (self._clock() - ended_at - self._delivery_s)
         self._metrics.fold_soon()
         for job in late:
             if not job.answer.done():

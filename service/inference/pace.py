@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 # Newest runs that count, per bucket, and which of them is believed: a slow one, but not the slowest.
@@ -22,26 +23,27 @@ class Pace:
     def __init__(self, max_rows: int) -> None:
         n_buckets = _bucket(max_rows) + 1
         self._newest: list[deque[float]] = [deque(maxlen=_WINDOW) for _ in range(n_buckets)]
-        self._believed: list[float | None] = [None] * n_buckets
+        self._expected = [0.0] * n_buckets
         self._max_rows = max_rows
 
     def note(self, n_rows: int, took_s: float) -> None:
         """Counts a run."""
-        bucket = _bucket(n_rows)
-        newest = self._newest[bucket]
-        newest.append(took_s)
-        self._believed[bucket] = sorted(newest)[int(_QUANTILE * (len(newest) - 1))]
+        self._newest[_bucket(n_rows)].append(took_s)
+        believed = [_believed(newest) for newest in self._newest]
+        expected, from_smaller = [], math.inf
+        for bucket, own in enumerate(believed):
+            # In proportion to a smaller run at most, whatever is known: a size that was slow once, and is not run any
+            # more because it was, must not stay slow for ever.
+            from_smaller = min(2 * from_smaller, math.inf if own is None else own)
+            if from_smaller < math.inf:
+                expected.append(from_smaller)
+            else:  # a larger run takes longer
+                expected.append(next((seconds for seconds in believed[bucket:] if seconds is not None), 0.0))
+        self._expected = expected
 
     def of(self, n_rows: int) -> float:
         """Seconds a run of so many rows is expected to take; 0 where nothing is known yet."""
-        bucket = _bucket(n_rows)
-        for larger in range(bucket, len(self._believed)):  # a larger run takes longer
-            if (seconds := self._believed[larger]) is not None:
-                return seconds
-        for smaller in range(bucket - 1, -1, -1):  # and in proportion at most
-            if (seconds := self._believed[smaller]) is not None:
-                return seconds * (1 << (bucket - smaller))
-        return 0.0
+        return self._expected[_bucket(n_rows)]
 
     def rows_within(self, seconds: float) -> int:
         """Most rows whose run is expected to end within the time, or in little more than a run of one row takes."""
@@ -49,6 +51,10 @@ class Pace:
         while rows > 1 and self.of(rows) > seconds:
             rows = 1 << (_bucket(rows) - 1)
         return rows
+
+
+def _believed(newest: deque[float]) -> float | None:
+    return sorted(newest)[int(_QUANTILE * (len(newest) - 1))] if newest else None
 
 
 def _bucket(n_rows: int) -> int:

@@ -74,6 +74,19 @@ def test_excluded_indices_outside_the_table_are_harmless(backend: Backend) -> No
     assert search(make_topk(backend, ITEMS, available(6)), [[[1, 0]]], 1, [[0, 6, 10**9]]) == [([1], [1.0])]
 
 
+@pytest.mark.parametrize("dim", [3, 5, 17, 65])
+@pytest.mark.parametrize("n_queries", [1, 2])
+def test_equal_items_tie_wherever_they_lie_in_the_table(backend: Backend, dim: int, n_queries: int) -> None:
+    # A sum whose order depended on the alignment of a row would break the tie.
+    rng = np.random.default_rng(dim)
+    items = np.zeros((1_500, dim), np.float32)
+    twins = [7, 8, 300, 301, 777, 1_498]
+    items[twins] = rng.standard_normal(dim)
+    queries = np.repeat(items[7][None, None], n_queries, axis=1)
+    found, scores = search(make_topk(backend, items, available(1_500), n_queries=n_queries), queries, 6)[0]
+    assert (found, len(set(scores))) == (twins, 1)
+
+
 def test_a_constant_query_of_zeros_gives_the_first_items(backend: Backend) -> None:
     items = np.random.default_rng(3).standard_normal((5_000, 4)).astype(np.float32)
     assert search(make_topk(backend, items, available(5_000)), [[[0] * 4]], 3) == [([1, 2, 3], [0.0, 0.0, 0.0])]
@@ -218,6 +231,13 @@ def test_scores_too_large_for_float32_are_ranked_all_the_same(backend: Backend) 
     with np.errstate(over="ignore"):
         found = make_topk(backend, items, available(3_000)).search(np.full((1, 1, 2), 1e10, np.float32), 1, [NOTHING])
     assert len(found[0][0]) <= 1  # no crash; scores that are infinite in float32 have no order to speak of
+
+
+@pytest.mark.parametrize(("n_items", "fallbacks"), [(40, 0), (1_000, 0), (5_000, 1)])
+def test_in_the_graph_more_items_are_scored_exactly_where_all_are_equal(n_items: int, fallbacks: int) -> None:
+    topk = make_topk("in-graph", np.ones((n_items + 1, 2), np.float32), available(n_items + 1))
+    assert search(topk, [[[1, 1]]], 5) == [([1, 2, 3, 4, 5], [2.0] * 5)]
+    assert topk.fallbacks == fallbacks  # scoring a quarter of the catalogue exactly is the most that is worth it
 
 
 @pytest.mark.parametrize("name", ["scan", "int8"])

@@ -123,6 +123,36 @@ def test_a_crowded_loop_refuses_questions_and_nothing_else(
     assert (answered.status, json.loads(answered.read())["served"]["tier"]) == (200, "model")
 
 
+def test_a_full_loop_refuses_questions_that_are_all_there_before_they_are_parsed(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    monkeypatch.setattr(Crowd, "is_full", True)
+    client, body = served.raw(), ask("a")
+    head = b"POST /v1/recommend HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    def reply() -> tuple[int, dict[str, Any]]:
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += client.recv(4096)
+        return status_of(answer), json.loads(answer.partition(b"\r\n\r\n")[2])
+
+    client.sendall(head + body)
+    first = reply()
+    client.sendall(head + body[:5])  # this one has to be parsed
+    client.sendall(body[5:])
+    second = reply()
+    for status, problem in (first, second):
+        assert (status, problem["code"]) == (503, "overloaded")
+    assert first[1]["request_id"] != second[1]["request_id"]
+    assert served.metric("shed_total", reason="loop_busy") == 2
+    assert served.metric("inflight") == 0
+
+    monkeypatch.setattr(Crowd, "is_full", False)
+    client.sendall(head + body)
+    assert reply()[0] == 200  # on the same connection
+
+
 def test_a_crowded_loop_answers_from_memory_while_there_is_room_for_that(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +213,7 @@ def test_only_turns_that_are_long_again_and_again_harm_anybody(monkeypatch: pyte
     def turn(n_requests: int, cost_s: float = 0.001) -> tuple[int, int]:
         rooms = [crowd.room() for _ in range(n_requests)]
         loop.turn()
-        clock.advance((n_requests - rooms.count("none")) * cost_s)
+        clock.advance((n_requests - rooms.count("none") * 7 / 8) * cost_s)  # refusing costs an eighth
         loop.turn()
         return rooms.count("all"), rooms.count("memory")
 
@@ -193,6 +223,24 @@ def test_only_turns_that_are_long_again_and_again_harm_anybody(monkeypatch: pyte
     assert late[1] in (2, 3)  # and into a quarter of that
     assert [turn(2) for _ in range(10)] == [(2, 0)] * 10  # quiet again
     assert turn(40) == (40, 0)  # and a single burst harms nobody
+
+
+def test_the_clock_of_a_turn_is_one_clock_from_its_begin_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clocks change between turns, and a turn begins before the one before it ends."""
+    now, loop = ManualClock(), Turns()
+    monkeypatch.setattr(
+        "service.api.crowd.time",
+        type("Time", (), {"monotonic": lambda: now() + 1e6, "thread_time": lambda: now()}),
+    )
+    crowd = Crowd(loop, turn_s=0.01)
+
+    rooms: list[str] = []
+    for _ in range(60):
+        rooms = [crowd.room() for _ in range(40)]
+        now.advance((40 - rooms.count("none") * 7 / 8) * 0.001)
+        loop.turn()  # the turn before ends here: its time counts what has been read since, so twice as much
+
+    assert rooms.count("all") in (5, 6)
 
 
 def test_no_reply_reaches_another_user_under_random_aborts(serve: Callable[..., Served]) -> None:

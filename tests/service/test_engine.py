@@ -253,10 +253,10 @@ async def test_a_wait_that_does_not_fit_the_budget_is_refused_at_once(
     first = await held(engine, model, ample(clock))
     others = await queued(1, engine, [ask(engine, model, [2], ample(clock))])
 
-    # One running, one waiting, and its own: 300 ms.
+    # One running and one waiting, which count double, and its own: 500 ms.
     with pytest.raises(Overloaded):
-        await ask(engine, model, [3], Deadline.start(290, clock(), clock))
-    others += await queued(2, engine, [ask(engine, model, [4], Deadline.start(310, clock(), clock))])
+        await ask(engine, model, [3], Deadline.start(490, clock(), clock))
+    others += await queued(2, engine, [ask(engine, model, [4], Deadline.start(510, clock(), clock))])
 
     model.gate.set()
     await asyncio.gather(first, *others)
@@ -293,7 +293,7 @@ async def test_a_caller_that_goes_away_leaves_the_queue(make: Callable[..., Loca
 async def test_a_batch_holds_no_more_rows_than_its_tightest_budget_bears(
     make: Callable[..., LocalEngine], clock: ManualClock
 ) -> None:
-    engine, model = make(max_batch=4), Model()
+    engine, model = make(max_batch=4), Model(after=lambda: clock.advance(0.01))
     engine.warm([Slow(clock)])  # 10 ms a row: 10, 20 and 40 ms for 1, 2 and 4
     first = await held(engine, model, ample(clock))
     tight = Deadline.start(80, clock(), clock)  # a run may take a third of it: 2 rows

@@ -11,7 +11,7 @@ from service.inference.topk.blocked import ExactTopK
 from service.inference.topk.certified import CertifiedTopK
 from service.inference.topk.contract import TopK
 from service.inference.topk.groups import GroupSelector
-from service.inference.topk.in_graph import InGraphSelector
+from service.inference.topk.in_graph import InGraphTopK
 from service.inference.topk.int8_scan import Int8Scan
 from service.inference.topk.scan import FloatScan
 
@@ -55,7 +55,7 @@ def make_topk(
     if backend == "numpy":
         return exact
     if backend == "in-graph":
-        return CertifiedTopK(InGraphSelector(items, n_queries, threads), items, available, exact)
+        return InGraphTopK(items, available, exact, n_queries, threads)
     scan = CertifiedTopK(GroupSelector(FloatScan(items, threads), items), items, available, exact)
     if backend == "scan":
         return scan

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _VARINT, _BYTES = 0, 2
-_ELEMENT = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}
+_ELEMENT = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float64": 11}
 _INT, _INTS = 2, 7  # AttributeProto.type
 _IR_VERSION = 8
 OPSET = 17
+
+_Attribute = int | Sequence[int] | str
 
 
 @dataclass
@@ -30,14 +32,12 @@ class GraphWriter:
     _outputs: list[bytes] = field(default_factory=list)
     _initializers: list[bytes] = field(default_factory=list)
 
-    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: int | Sequence[int]) -> str:
-        """The output's name. Attributes are integers or lists of them, which is all that is needed here."""
+    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: _Attribute) -> str:
+        """The output's name. Attributes are integers, lists of them or element types, which is all that is needed."""
         self.node_with(op, inputs, [output], **attributes)
         return output
 
-    def node_with(
-        self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: int | Sequence[int]
-    ) -> None:
+    def node_with(self, op: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: _Attribute) -> None:
         """Like `node`, for several outputs."""
         self._nodes.append(
             b"".join(_text(1, name) for name in inputs)
@@ -73,7 +73,9 @@ class GraphWriter:
         return _number(1, _IR_VERSION) + _message(7, graph) + _message(8, opset)
 
 
-def _attribute(name: str, value: int | Sequence[int]) -> bytes:
+def _attribute(name: str, value: _Attribute) -> bytes:
+    if isinstance(value, str):
+        value = _ELEMENT[value]
     if isinstance(value, int):
         return _text(1, name) + _number(3, value) + _number(20, _INT)
     return _text(1, name) + b"".join(_number(8, each) for each in value) + _number(20, _INTS)
