@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -35,6 +36,7 @@ from service.inference.remote_frames import (
 )
 from service.logs import Logger
 from service.metrics import Metrics
+from service.timeouts import Timeouts
 
 # Pauses before successive tries to connect; the last one repeats. A try costs some 50 us.
 _PAUSES_S = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -89,9 +91,11 @@ class RemoteEngine:
         self._places: dict[str, int] = {}
         self._connected = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
+        self._timeouts: Timeouts | None = None
 
     def start(self) -> None:
         """Begins to connect. Call from the event loop that will ask."""
+        self._timeouts = Timeouts(asyncio.get_running_loop())
         self._connecting = asyncio.get_running_loop().create_task(self._keep_connected(), name="engine connection")
 
     def stop(self) -> None:
@@ -143,14 +147,13 @@ class RemoteEngine:
             return pack_ask(id_, place, operation, row, k, excluded, deadline, bulk=bulk)
 
         id_, answer = link.ask(packed, bulk)
-        timer = asyncio.get_running_loop().call_later(left_s, link.expire, id_)
+        assert self._timeouts is not None, "start comes first"
+        self._timeouts.add(left_s, answer, partial(link.expire, id_))
         try:
             return await answer
         except asyncio.CancelledError:
             link.cancel(id_)
             raise
-        finally:
-            timer.cancel()
 
     async def _keep_connected(self) -> None:
         loop = asyncio.get_running_loop()
