@@ -84,7 +84,9 @@ def afterglow(
         environment = {f"AFTERGLOW_{name.upper()}": value for name, value in each.items()}
         environment |= {"AFTERGLOW_STATE_DIR": str(state), "AFTERGLOW_ARTEFACTS": str(place.artefacts)}
         # One log line a request is ours alone; a peer that writes none would be compared with one that does.
-        environment |= {"AFTERGLOW_LOG_LEVEL": each.get("log_level", "warning"), "PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
+        environment |= {"AFTERGLOW_LOG_LEVEL": each.get("log_level", "warning")}
+        # `-m` would look into the folder it is started in first, which need not be the checkout that is measured.
+        environment |= {"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
         command = [sys.executable, "-m", "service", "serve", "--embedded-redis"]
         label = " ".join(f"{name}={value}" for name, value in each.items()) or "default"
         settings.append(
