@@ -22,6 +22,7 @@ class Crowd:
     _TURNS = 3
     _NEWEST = 0.1
     # Of a turn, for answers from memory on top: they absorb an excess of a fifth, and cost no more than that elsewhere.
+    # A larger excess has to be refused in any case; to answer some of it from memory would only cost full answers.
     _FROM_MEMORY = 0.25
     # Of an answer. What refusing costs must not count as what answering costs, or it would leave ever less to answer.
     _REFUSAL = 1 / 8
@@ -33,6 +34,7 @@ class Crowd:
         self._began_at = 0.0
         self._cost_s = turn_s / 64  # of one request, moving
         self._n_long_turns = 0
+        self._from_memory = self._FROM_MEMORY
 
     def room(self) -> Room:
         """What there is room for in this turn; counts the request if it is let in."""
@@ -51,7 +53,7 @@ class Crowd:
     @property
     def is_full(self) -> bool:
         """Whether there is room for nothing more in this turn."""
-        limit_s = (1 + self._FROM_MEMORY) * self._turn_s
+        limit_s = (1 + self._from_memory) * self._turn_s
         return self._n_long_turns >= self._TURNS and self._n_let_in * self._cost_s >= limit_s
 
     def note_refusal(self) -> None:
@@ -59,6 +61,9 @@ class Crowd:
         self._n_refused += 1
 
     def _all_read(self) -> None:
+        n_full = self._turn_s / self._cost_s
+        absorbable = self._n_let_in + self._n_refused <= (1 + self._FROM_MEMORY) * n_full
+        self._from_memory = self._FROM_MEMORY if absorbable else 0.0
         weight = self._n_let_in + self._REFUSAL * self._n_refused
         self._loop.call_soon(self._turn_ends, weight, self._began_at, self._began_by)
         self._n_let_in = self._n_refused = 0
