@@ -41,7 +41,7 @@ ResultRows = Sequence[Best | tuple[NDArray[np.int64], NDArray[np.float32], Readi
 
 # A run may take this share of a budget: the rest is for the run before it, the state and the reply.
 _SHARE_OF_BUDGET = 1 / 3
-# Of a budget a wait is reckoned as so many times what is predicted.
+# The wait for runs ahead is reckoned as so many times what is predicted.
 _RESERVE = 2
 # Weight of the newest in moving averages: a bad moment is forgotten after some ten runs.
 _NEWEST = 0.2
@@ -242,7 +242,7 @@ class LocalEngine:
     def _fits(self, pace: Pace, run_limit_s: float, left_s: float, bulk: bool) -> bool:
         """Whether a request that came now would have its answer in time, as far as recent runs tell.
 
-        What it waits for others counts double: a wait is a sum of guesses. And a queue that fills whole budgets makes
+        Runs that have not begun count double: a wait is a sum of guesses. And a queue that fills whole budgets makes
         everybody a little late under load that lasts, while a short one keeps the engine as busy.
         """
         ahead = len(self._waiting) + (len(self._bulk) if bulk else 0)
@@ -250,8 +250,8 @@ class LocalEngine:
         full_runs, others = divmod(ahead, rows)
         ends_at = self._run_ends_at
         in_progress = 0.0 if ends_at is None else max(0.0, ends_at - self._clock())
-        wait = in_progress + full_runs * pace.of(rows)
-        return _RESERVE * wait + pace.of(others + 1) + self._delivery_s <= left_s
+        wait = in_progress + _RESERVE * full_runs * pace.of(rows)
+        return wait + pace.of(others + 1) + self._delivery_s <= left_s
 
     def _admit(self, pace: Pace, run_limit_s: float, deadline: Deadline, bulk: bool) -> None:
         left_s = deadline.left_s
@@ -325,7 +325,8 @@ class LocalEngine:
                 if batch and not (job.model is batch[0].model and job.operation == batch[0].operation):
                     others.append(job)
                     continue
-                limit = min(limit, self._pace(job.model, job.operation).rows_within(job.run_limit_s))
+                left_s = job.deadline.left_s - self._delivery_s
+                limit = min(limit, self._pace(job.model, job.operation).rows_within(job.run_limit_s, left_s))
                 (batch if len(batch) < max(limit, 1) else others).append(job)
             waiting.extendleft(reversed(others))
         return late, batch

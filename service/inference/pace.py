@@ -8,9 +8,9 @@ from collections import deque
 # Newest runs that count, per bucket, and which of them is believed: a slow one, but not the slowest.
 _WINDOW = 32
 _QUANTILE = 0.75
-# How much longer than a run of one row a run of more may take, whatever the time it was given: a large table is read
+# How much longer than a run of one row a run of more may take, whatever its share of a budget: a large table is read
 # once for all rows, and runs of one row would answer a fraction of what the engine could.
-_LITTLE_LONGER = 1.25
+_LONGER = 2.0
 
 
 class Pace:
@@ -45,9 +45,13 @@ class Pace:
         """Seconds a run of so many rows is expected to take; 0 where nothing is known yet."""
         return self._expected[_bucket(n_rows)]
 
-    def rows_within(self, seconds: float) -> int:
-        """Most rows whose run is expected to end within the time, or in little more than a run of one row takes."""
-        rows, seconds = self._max_rows, max(seconds, _LITTLE_LONGER * self.of(1))
+    def rows_within(self, seconds: float, left_s: float = math.inf) -> int:
+        """Most rows whose run is expected to end within the time, or in twice what a run of one row takes.
+
+        Args:
+            left_s: within this in any case, if one row can.
+        """
+        rows, seconds = self._max_rows, min(max(seconds, _LONGER * self.of(1)), left_s)
         while rows > 1 and self.of(rows) > seconds:
             rows = 1 << (_bucket(rows) - 1)
         return rows

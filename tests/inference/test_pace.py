@@ -41,14 +41,25 @@ def test_the_most_rows_that_fit_a_time_are_found_and_one_always_does() -> None:
     for rows, seconds in ((1, 0.001), (2, 0.002), (4, 0.004), (8, 0.008), (16, 0.016), (20, 0.020)):
         pace.note(rows, seconds)
 
-    assert [pace.rows_within(seconds) for seconds in (1.0, 0.016, 0.005, 0.0001)] == [20, 16, 4, 1]
+    assert [pace.rows_within(seconds) for seconds in (1.0, 0.016, 0.005)] == [20, 16, 4]
+    assert pace.rows_within(1.0, left_s=0.0001) == 1
     with pytest.raises(IndexError):
         pace.note(200, 1.0)
 
 
-def test_rows_that_cost_next_to_nothing_run_together_even_where_one_alone_takes_too_long() -> None:
+def test_rows_that_cost_little_run_together_even_where_one_alone_takes_longer_than_its_share() -> None:
     pace = Pace(32)
-    for rows, seconds in ((1, 0.040), (2, 0.041), (4, 0.043), (8, 0.048), (16, 0.060)):
+    for rows, seconds in ((1, 0.040), (2, 0.044), (4, 0.050), (8, 0.064), (16, 0.090)):
         pace.note(rows, seconds)
-    assert pace.rows_within(0.033) == 8  # 48 ms are within 1.25 times 40 ms
-    assert pace.rows_within(0.070) == 16
+    assert pace.rows_within(0.033) == 8  # 64 ms are within twice 40 ms
+    assert pace.rows_within(0.100) == 16
+    assert pace.rows_within(0.033, left_s=0.055) == 4  # but never longer than somebody has left
+    assert pace.rows_within(0.033, left_s=0.010) == 1
+
+
+def test_a_size_that_was_slow_once_is_believed_to_be_no_slower_than_smaller_ones_make_it() -> None:
+    pace = Pace(16)
+    pace.note(16, 5.0)  # and is not run any more, because it was
+    for _ in range(10):
+        pace.note(4, 0.004)
+    assert pace.of(16) == 0.016

@@ -294,7 +294,7 @@ def test_int8_scores_lie_within_the_error_that_the_scan_states() -> None:
 
 
 def test_the_choice_follows_the_size_of_the_catalogue_and_can_be_forced() -> None:
-    assert [choose("auto", n_items) for n_items in (1, 50_000, 50_001, 10**7)] == ["in-graph"] * 2 + ["scan"] * 2
+    assert [choose("auto", n_items) for n_items in (1, 200_000, 200_001, 10**7)] == ["in-graph"] * 2 + ["scan"] * 2
     assert choose("int8", 10) == "int8"
 
 

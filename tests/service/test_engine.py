@@ -253,10 +253,10 @@ async def test_a_wait_that_does_not_fit_the_budget_is_refused_at_once(
     first = await held(engine, model, ample(clock))
     others = await queued(1, engine, [ask(engine, model, [2], ample(clock))])
 
-    # One running and one waiting, which count double, and its own: 500 ms.
+    # One running, one waiting that counts double, and its own: 400 ms.
     with pytest.raises(Overloaded):
-        await ask(engine, model, [3], Deadline.start(490, clock(), clock))
-    others += await queued(2, engine, [ask(engine, model, [4], Deadline.start(510, clock(), clock))])
+        await ask(engine, model, [3], Deadline.start(390, clock(), clock))
+    others += await queued(2, engine, [ask(engine, model, [4], Deadline.start(410, clock(), clock))])
 
     model.gate.set()
     await asyncio.gather(first, *others)

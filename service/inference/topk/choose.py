@@ -21,7 +21,7 @@ Choice = Literal["auto", "in-graph", "scan", "int8", "numpy", "approximate"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 # Up to here a private copy of the table is small, and sorting all scores costs less than looking at groups twice.
-_SMALL_CATALOGUE = 50_000
+_SMALL_CATALOGUE = 200_000
 
 
 def choose(choice: Choice, n_items: int) -> Backend:

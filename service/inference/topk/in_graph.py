@@ -1,5 +1,9 @@
 """Exact top-k of a small catalogue in one graph: scores, hidden items struck out, the best, and these scored exactly.
 
+In a table of many rows the best are sought in two steps, so that only a sixteenth of the scores is sorted: the best of
+the largest scores of groups, then the best of their members. Groups are columns of the scores laid out as a table of 16
+rows, whose maximum runs over whole rows of memory.
+
 One run and nothing to do afterwards: every operation of NumPy on more than some hundred numbers gives up the
 interpreter, and beside a busy event loop each of them waits longer for it than it works.
 
@@ -19,14 +23,16 @@ from service.inference.topk.contract import Ranked, TopK, check_search, check_ta
 from service.inference.topk.exact import largest_norm
 from service.inference.topk.onnx_graph import GraphWriter
 
-# Queries of one pass, which holds all their scores at once.
-_QUERIES_AT_ONCE = 256
+# Queries and scores of one pass, which holds them all at once.
+_QUERIES_AT_ONCE, _SCORES_AT_ONCE = 256, 1 << 23
+# From so many items on groups are worth their nodes.
+_GROUPED_FROM, _GROUP = 20_000, 16
 # Items that are scored exactly beyond the k wanted ones: as many as may lie within float32's rounding of the k-th.
 _SPARE, _GROWTH = 8, 4
 # Beyond this share of the catalogue scoring exactly is not worth it.
 _LARGEST_SHARE, _FEW_ITEMS = 1 / 4, 1_024
-# Scores that could be larger may overflow in float32.
-_LARGEST_SCORE = 1e37
+# Scores that could be larger may overflow in float32, and the length of a shorter query vanishes in it.
+_LARGEST_SCORE, _SHORTEST_QUERY = 1e37, 1e-15
 # Rows of as many float64 as fill whole lines of the cache are all added up in the same order, whatever their place.
 _ALIGNED = 8
 
@@ -55,16 +61,19 @@ class InGraphTopK:
         options.enable_mem_pattern = False
         self._session = ort.InferenceSession(_graph(items, n_queries), options, providers=["CPUExecutionProvider"])
         self._n_rows, self._n_queries = len(items), n_queries
+        self._longest = largest_norm(items)
+        # More than the float32 scores of two items can be off by together, in lengths of the query: see `rounding`.
+        self._slack = 2.0 * items.shape[1] * float(np.finfo(np.float32).eps) * self._longest
         self._available, self._fallback = available, fallback
         self._known = b""
-        self._hidden = np.empty(0, np.float32)
+        self._hidden = self._infinities = np.empty(0, np.float32)
         self.fallbacks = 0
 
     def search(self, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]) -> list[Ranked]:
         check_search(queries, k, excluded)
         if queries.shape[1] != self._n_queries:
             raise ValueError(f"queries have {queries.shape[1]} vectors a row, the graph has {self._n_queries}")
-        at_once = max(1, _QUERIES_AT_ONCE // self._n_queries)
+        at_once = max(1, min(_QUERIES_AT_ONCE, _SCORES_AT_ONCE // self._n_rows) // self._n_queries)
         found: list[Ranked] = []
         for start in range(0, len(queries), at_once):
             found += self._search(queries[start : start + at_once], k, excluded[start : start + at_once])
@@ -75,9 +84,7 @@ class InGraphTopK:
         struck_out = _as_table(excluded, self._n_rows)
         width = k + _SPARE
         rest = self._certify(queries, struck_out, list(range(len(queries))), k, width, found)
-        for row in [row for row in rest if np.isnan(queries[row]).any()]:
-            found[row] = _NOTHING
-            rest.remove(row)
+        rest = [row for row in rest if not np.isnan(queries[row]).any()]
         most = max(_FEW_ITEMS, int(self._n_rows * _LARGEST_SHARE))
         while rest and width < most:
             width = min(width * _GROWTH, most)
@@ -101,28 +108,53 @@ class InGraphTopK:
         """Puts the answers of these rows that can be certified into `found`; the other rows."""
         if len(rows) < len(queries):
             queries, struck_out = queries[rows], struck_out[rows]
-        items, scores, certified = self._session.run(
-            ["items", "scores", "certified"],
+        items, scores, exact, rough, lengths = self._session.run(
+            ["items", "scores", "exact_best", "rough", "lengths"],
             {
                 "queries": queries.reshape(-1, queries.shape[2]),
+                "queries_of_rows": queries[:, None] if self._n_queries > 1 else queries,
                 "struck_out": struck_out,
+                "nothing": self._nothing(struck_out.shape),
                 "hidden": self._hidden_now(),
                 "k": np.array([min(k, self._n_rows)]),
                 "width": np.array([min(width, self._n_rows)]),
             },
         )
-        for row, its_items, its_scores, last in zip(rows, items, scores, scores[:, -1].tolist(), strict=True):
-            count = len(its_items) if last > -np.inf else int(np.count_nonzero(its_scores > -np.inf))
-            found[row] = its_items[:count], its_scores[:count]
-        return [row for row, is_sure in zip(rows, certified.tolist(), strict=True) if not is_sure]
+        rest = []
+        told = zip(rows, items, scores, exact[:, -1].tolist(), rough[:, -1].tolist(), lengths.tolist(), strict=True)
+        for row, its_items, its_scores, kth, left_out, length in told:
+            if self._is_sure(kth, left_out, length):
+                count = len(its_items) if kth > -np.inf else int(np.count_nonzero(its_scores > -np.inf))
+                found[row] = its_items[:count], its_scores[:count]
+            else:
+                rest.append(row)
+        return rest
+
+    def _is_sure(self, kth: float, left_out: float, length: float) -> bool:
+        """Whether no item left out can reach the k-th exact score.
+
+        Args:
+            left_out: what they reach at most by float32 scores; minus infinity where there is none.
+            length: of the row's longest query.
+        """
+        if not length * self._longest < _LARGEST_SCORE:  # also where it is NaN
+            return False
+        return left_out == -np.inf or (length > _SHORTEST_QUERY and kth > left_out + self._slack * length)
+
+    def _nothing(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Minus infinity in this shape; the same memory each time."""
+        size = shape[0] * shape[1]
+        if size > len(self._infinities):
+            self._infinities = np.full(2 * size, -np.inf, np.float32)
+        return self._infinities[:size].reshape(shape)
 
     def _hidden_now(self) -> NDArray[np.float32]:
-        """(n_items + 1,) what is added to the scores: minus infinity for padding and what is unavailable."""
+        """What is added to the scores, a number for each row: minus infinity for padding and what is unavailable."""
         available = self._available.tobytes()
         if available != self._known:
             self._known = available
-            self._hidden = np.where(self._available, np.float32(0), np.float32(-np.inf))
-            self._hidden[0] = -np.inf
+            self._hidden = np.full(_padded(self._n_rows), -np.inf, np.float32)
+            self._hidden[1 : self._n_rows][self._available[1:]] = 0
         return self._hidden
 
 
@@ -136,72 +168,82 @@ def _as_table(excluded: Sequence[NDArray[np.int64]], n_rows: int) -> NDArray[np.
     return table
 
 
+def _padded(n_rows: int) -> int:
+    """Rows of the table in the graph: whole groups."""
+    return n_rows if n_rows < _GROUPED_FROM else -(-n_rows // _GROUP) * _GROUP
+
+
 def _graph(items: NDArray[np.float32], n_queries: int) -> bytes:
-    n_rows, dim = items.shape
+    # As few nodes as possible: each costs some microseconds, and most runs are of one or two rows.
+    n_rows, dim = _padded(len(items)), items.shape[1]
+    of_row = [n_queries] if n_queries > 1 else []
     graph = GraphWriter()
     graph.input("queries", "float32", ["n", dim])
+    graph.input("queries_of_rows", "float32", ["batch", 1, *of_row, dim])  # the same numbers
     graph.input("struck_out", "int64", ["batch", "excluded"])
+    graph.input("nothing", "float32", ["batch", "excluded"])
     graph.input("hidden", "float32", [n_rows])
     graph.input("k", "int64", [1])
     graph.input("width", "int64", [1])
     graph.output("items", "int64", ["batch", "k"])
     graph.output("scores", "float32", ["batch", "k"])
-    graph.output("certified", "bool", ["batch"])
+    graph.output("exact_best", "float64", ["batch", "k"])
+    graph.output("rough", "float32", ["batch", "width"])
+    graph.output("lengths", "float32", ["batch"])
 
     # Float32 scores of all items, and the best of those that may appear. (batch, width)
-    table = graph.constant("table", np.ascontiguousarray(items))
+    table = graph.constant("table", np.pad(items, ((0, n_rows - len(items)), (0, 0))))
     scores = graph.node("Gemm", ["queries", table, "hidden"], "of_queries", transB=1)
     if n_queries > 1:
         by_row = graph.constant("by_row", np.array([-1, n_queries, n_rows]))
-        scores = graph.node(
-            "ReduceMax", [graph.node("Reshape", [scores, by_row], "grouped")], "of_rows", axes=[1], keepdims=0
-        )
-    nothing = graph.constant("nothing", np.array(-np.inf, np.float32))
-    nothings = graph.node("Expand", [nothing, graph.node("Shape", ["struck_out"], "shape")], "nothings")
-    scores = graph.node("ScatterElements", [scores, "struck_out", nothings], "of_the_rest", axis=1)
-    graph.node_with("TopK", [scores, "width"], ["rough", "unsorted"])
+        grouped = graph.node("Reshape", [scores, by_row], "grouped")
+        scores = graph.node("ReduceMax", [grouped], "of_rows", axes=[1], keepdims=0)
+    scores = graph.node("ScatterElements", [scores, "struck_out", "nothing"], "of_the_rest", axis=1)
+    if n_rows >= _GROUPED_FROM:
+        _best_by_groups(graph, scores, n_rows // _GROUP)
+    else:
+        graph.node_with("TopK", [scores, "width"], ["rough", "unsorted"])
 
     # In ascending order, so that among equals the lowest index is the first one found. (batch, width)
     graph.node_with("TopK", ["unsorted", "width"], ["candidates", "places"], largest=0)
     rough = graph.node("GatherElements", ["rough", "places"], "rough_of_candidates", axis=1)
-    is_hidden = graph.node("Equal", [rough, nothing], "is_hidden")
+    infinity = graph.constant("infinity", np.array(-np.inf, np.float32))
+    is_hidden = graph.node("Equal", [rough, infinity], "is_hidden")
 
     # Exact scores: products and sums in float64, no matrix multiplication, whose rounding depends on the place.
     vectors = graph.node("Cast", [graph.node("Gather", [table, "candidates"], "gathered")], "vectors", to="float64")
-    of_rows = graph.constant("of_rows_shape", np.array([-1, 1, n_queries, dim]))
-    wide = graph.node("Cast", ["queries"], "wide_queries", to="float64")
-    wide = graph.node("Reshape", [wide, of_rows], "queries_of_rows")  # (batch, 1, n_queries, dim)
-    each = graph.node("Unsqueeze", [vectors, graph.constant("axis_2", np.array([2]))], "each_vector")
-    products = graph.node("Mul", [each, wide], "products")  # (batch, width, n_queries, dim)
+    if n_queries > 1:
+        vectors = graph.node("Unsqueeze", [vectors, graph.constant("axis_2", np.array([2]))], "each_vector")
+    wide = graph.node("Cast", ["queries_of_rows"], "wide_queries", to="float64")
+    products = graph.node("Mul", [vectors, wide], "products")  # (batch, width, [n_queries,] dim)
+    axis = 2 + len(of_row)
     if dim % _ALIGNED:
-        pads = graph.constant("pads", np.array([0] * 7 + [-dim % _ALIGNED]))
+        pads = graph.constant("pads", np.array([0] * (2 * axis + 1) + [-dim % _ALIGNED]))
         products = graph.node("Pad", [products, pads], "aligned_products")
-    last_axis = graph.constant("last_axis", np.array([3]))
-    exact = graph.node("ReduceSum", [products, last_axis], "exact_of_queries", keepdims=0)
-    exact = graph.node("ReduceMax", [exact], "exact_of_all", axes=[2], keepdims=0)
-    no_score = graph.constant("no_score", np.array(-np.inf))
-    exact = graph.node("Where", [is_hidden, no_score, exact], "exact")
-    graph.node_with("TopK", [exact, "k"], ["best", "best_places"])
+    exact = graph.node("ReduceSum", [products, graph.constant("last_axis", np.array([axis]))], "sums", keepdims=0)
+    if n_queries > 1:
+        exact = graph.node("ReduceMax", [exact], "largest_sums", axes=[2], keepdims=0)
+    exact = graph.node("Where", [is_hidden, graph.constant("no_score", np.array(-np.inf)), exact], "exact")
+    graph.node_with("TopK", [exact, "k"], ["exact_best", "best_places"])
     graph.node("GatherElements", ["candidates", "best_places"], "items", axis=1)
-    graph.node("Cast", ["best"], "scores", to="float32")
+    graph.node("Cast", ["exact_best"], "scores", to="float32")
 
-    # More than the float32 scores of two items can be off by together: see `exact.rounding`.
-    longest = largest_norm(items)
-    squares = graph.node(
-        "ReduceSum", [graph.node("Mul", [wide, wide], "wide_squares"), last_axis], "squares", keepdims=0
-    )
-    norm = graph.node("Sqrt", [graph.node("ReduceMax", [squares], "largest_square", axes=[1, 2], keepdims=0)], "norm")
-    unit = graph.constant("unit", np.array(2.0 * dim * float(np.finfo(np.float32).eps) * longest))
-    slack = graph.node("Mul", [norm, unit], "slack")
-    one = graph.constant("one", np.array([1]))
-    at_k = graph.node("Sub", ["k", one], "at_k")
-    kth = graph.node("Squeeze", [graph.node("Gather", ["best", at_k], "kth_column", axis=1), one], "kth")
-    at_end = graph.node("Sub", ["width", one], "at_end")
-    left_out = graph.node("Squeeze", [graph.node("Gather", ["rough", at_end], "last_column", axis=1), one], "left_out")
-    none_left = graph.node("Equal", [left_out, nothing], "none_left")
-    ceiling = graph.node("Add", [graph.node("Cast", [left_out], "wide_left_out", to="float64"), slack], "ceiling")
-    above = graph.node("Greater", [kth, ceiling], "above")
-    most = graph.constant("most", np.array(_LARGEST_SCORE / max(longest, 1e-300)))
-    in_range = graph.node("Less", [norm, most], "in_range")
-    graph.node("And", [graph.node("Or", [none_left, above], "sure"), in_range], "certified")
+    lengths = graph.node("ReduceL2", ["queries_of_rows"], "length_of_queries", axes=[axis], keepdims=0)
+    graph.node("ReduceMax", [lengths], "lengths", axes=list(range(1, axis)), keepdims=0)
     return graph.model()
+
+
+def _best_by_groups(graph: GraphWriter, scores: str, n_groups: int) -> None:
+    """`rough` and `unsorted`: as many groups as items are wanted hold these items, and no other group a better one."""
+    as_table = graph.constant("as_table", np.array([0, _GROUP, n_groups]))
+    columns = graph.node("Reshape", [scores, as_table], "columns")
+    largest = graph.node("ReduceMax", [columns], "largest", axes=[1], keepdims=0)
+    n_wanted = graph.node("Min", ["width", graph.constant("n_groups", np.array([n_groups]))], "n_wanted")
+    graph.node_with("TopK", [largest, n_wanted], ["of_groups", "groups"], sorted=0)
+    first = graph.node("Unsqueeze", ["groups", graph.constant("axis_of_members", np.array([2]))], "first_members")
+    steps = graph.constant("steps", np.arange(_GROUP) * n_groups)
+    members = graph.node("Add", [first, steps], "members")  # (batch, n_wanted, 16)
+    listed = graph.node("Reshape", [members, graph.constant("as_list", np.array([0, -1]))], "listed")
+    read = graph.node("GatherElements", [scores, listed], "read", axis=1)
+    graph.node_with("TopK", [read, "width"], ["rough", "places_in_list"])
+    graph.node("GatherElements", [listed, "places_in_list"], "unsorted", axis=1)
