@@ -7,8 +7,8 @@ rows, whose maximum runs over whole rows of memory.
 One run and nothing to do afterwards: every operation of NumPy on more than some hundred numbers gives up the
 interpreter, and beside a busy event loop each of them waits longer for it than it works.
 
-The graph keeps the table as a constant, which ONNX Runtime rearranges into a private copy: right for a table of a few
-megabytes, wrong for a large one.
+The graph keeps the table as a constant, which ONNX Runtime rearranges into a private copy: right for a table of some
+tens of megabytes, wrong for a large one.
 """
 
 from __future__ import annotations
