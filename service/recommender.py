@@ -66,7 +66,7 @@ class Answer:
     explain: bool = False
     diversity: float = 0.0  # asked for
     behaviour: Behaviour = field(default_factory=lambda: Behaviour("none"))
-    hidden: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # seen and excluded: never in the reply
+    hidden: NDArray[np.int64] = field(default_factory=lambda: NOTHING)  # never in the reply: see `_rules`
     picked: Picked = field(default_factory=lambda: Picked("static", NOTHING, []))
     explanations: list[Explanation] | None = None  # of the picked items; lower tiers have none
     intents: IntentItems | None = None  # predicted from the history, where explained and the model predicts them
@@ -163,7 +163,7 @@ class Recommender:
         model, count = answer.model, ask.count or answer.scenario.count
         seeds = _indices(model, ask.item_ids)
         answer.behaviour = Behaviour("request", seeds, frozenset(seeds), len(ask.item_ids) - len(seeds))
-        answer.hidden = _as_indices({*seeds, *_indices(model, ask.exclude)})
+        answer.hidden = _with_outside({*seeds, *_indices(model, ask.exclude)}, answer)
         ranked = None
         if not seeds:
             answer.reasons.append("unknown_items")
@@ -226,7 +226,7 @@ class Recommender:
         return ranked
 
     def _rules(self, ask: Ask, answer: Answer, last: LastList | None) -> NDArray[np.int64]:
-        """Indices that must not appear: asked for, and seen where the scenario or the request says so.
+        """Indices that must not appear: asked for, seen where the scenario or the request says so, and not shown there.
 
         With the state out of reach, what this process remembers of the asker is the best that is known.
         """
@@ -240,7 +240,7 @@ class Recommender:
             for owner in ask.owners:
                 looks = self._last_lists.looks(owner)
                 hidden.update(_indices(model, [item for kind, item in looks if kind in model.manifest.history_events]))
-        return _as_indices(hidden)
+        return _with_outside(hidden, answer)
 
     def _finish(self, answer: Answer) -> Answer:
         answer.stage_ms["total"] = answer.deadline.elapsed_ms
@@ -283,6 +283,14 @@ def _indices(model: ServedModel, item_ids: Sequence[str]) -> list[int]:
     """Indices of the items that the model knows."""
     index_of = model.artefact.index_of
     return [index_of[item_id] for item_id in item_ids if item_id in index_of]
+
+
+def _with_outside(hidden: set[int], answer: Answer) -> NDArray[np.int64]:
+    """Together with the items that the answer's scenario does not show."""
+    outside = answer.model.outside(answer.scenario.categories)
+    if not len(outside):
+        return _as_indices(hidden)
+    return np.union1d(outside, _as_indices(hidden))
 
 
 def _as_indices(indices: Collection[int]) -> NDArray[np.int64]:

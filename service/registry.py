@@ -53,6 +53,7 @@ class ServedModel:
         self._counts = here.topk if here else None
         self.load_s = load_s
         self.popular = PopularItems(self.artefact)
+        self._outside: dict[tuple[str, ...], NDArray[np.int64]] = {(): np.empty(0, np.int64)}
         self.explainer = Explainer(self.artefact)
         if here:
             self._retriever, self._topk = here.retriever, here.topk
@@ -70,6 +71,14 @@ class ServedModel:
     def top_k_fallbacks(self) -> int:
         """Answers that the top-k backend left to a slower one, because it could not certify them."""
         return self._counts.fallbacks if self._counts else 0
+
+    def outside(self, categories: tuple[str, ...]) -> NDArray[np.int64]:
+        """Indices of the items that are in none of these categories, nor below one of them; of none, no item."""
+        found = self._outside.get(categories)
+        if found is None:
+            inside = [is_within(category, categories) for category in self.artefact.categories]
+            found = self._outside[categories] = np.flatnonzero(~np.array([True, *inside[1:]]))
+        return found
 
     def fault_of(self, operation: Operation, row: Row) -> str | None:
         """What is wrong with a row that would fail every row of its batch; None where nothing is."""
@@ -110,6 +119,7 @@ class Scenario:
     deadline_ms: int
     seen: Literal["exclude", "allow"]
     ranker: RankerChoice | None = None
+    categories: tuple[str, ...] = ()  # items of other ones are not shown here; none: all are
 
 
 class Registry:
@@ -163,6 +173,10 @@ class ScenarioEntry(BaseModel):
     count: Annotated[int, Field(ge=1, le=200)] = DEFAULT_COUNT
     deadline_ms: Annotated[int | None, Field(ge=1)] = None
     seen: Literal["exclude", "allow"] | None = None
+    categories: Annotated[
+        list[Annotated[str, Field(min_length=1)]] | None,
+        Field(min_length=1, description="show only items of these, or of categories below them"),
+    ] = None
     ranker: str | None = None
     ranker_scenario: Annotated[str | None, Field(description="its scenario, where that has another name")] = None
     candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES, description="retrieved for the ranker")] = 200
@@ -274,6 +288,7 @@ def load_registry(
                 entry,
                 models[paths[name]],
                 settings,
+                where,
                 _choice(name, entry, models[paths[name]], loaded_rankers[rankers[name]], where)
                 if name in rankers
                 else None,
@@ -282,6 +297,11 @@ def load_registry(
         ),
         file.default,
     )
+
+
+def is_within(category: str | None, categories: Sequence[str]) -> bool:
+    """Whether a category is one of these or lies below one, as `Skin Care > Face` below `Skin Care`."""
+    return category is not None and any(category == each or category.startswith(f"{each} > ") for each in categories)
 
 
 def _choice(name: str, entry: ScenarioEntry, model: ServedModel, ranker: ServedRanker, where: Path) -> RankerChoice:
@@ -297,8 +317,16 @@ def _choice(name: str, entry: ScenarioEntry, model: ServedModel, ranker: ServedR
 
 
 def _scenario(
-    name: str, entry: ScenarioEntry, model: ServedModel, settings: Settings, ranker: RankerChoice | None
+    name: str, entry: ScenarioEntry, model: ServedModel, settings: Settings, where: Path, ranker: RankerChoice | None
 ) -> Scenario:
+    known = sorted({category for category in model.artefact.categories if category})
+    for category in entry.categories or ():
+        if not any(is_within(each, (category,)) for each in known):
+            some = ", ".join(map(repr, known[:5])) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
+            raise SettingsError(
+                f"{where}: scenario.{name}.categories: no item of {model.label} is in {category!r}, "
+                f"expected one of its categories or what one begins with, {some or 'but it has none'}"
+            )
     evaluation = model.manifest.evaluation
     # The policy under which the model was measured; without a measurement, what shops expect.
     measured: Literal["exclude", "allow"] = "exclude" if evaluation is None or evaluation.seen_filtered else "allow"
@@ -309,6 +337,7 @@ def _scenario(
         deadline_ms=entry.deadline_ms or settings.deadline_ms,
         seen=entry.seen or measured,
         ranker=ranker,
+        categories=tuple(entry.categories or ()),
     )
 
 

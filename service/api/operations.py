@@ -124,6 +124,7 @@ def _scenarios(registry: Registry) -> list[dict[str, Any]]:
             "count": scenario.count,
             "deadline_ms": scenario.deadline_ms,
             "seen": scenario.seen,
+            "categories": scenario.categories,
             "ranker": None
             if (choice := scenario.ranker) is None
             else {"name": choice.ranker.name, "version": choice.ranker.version},

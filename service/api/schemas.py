@@ -135,7 +135,9 @@ class Served(Reply):
     state: Annotated[Literal["redis", "memory", "request", "none"], Field(description="where the history came from")]
     history_used: Annotated[int, Field(description="items of the history that the model reads")]
     unknown_items: Annotated[int, Field(description="items of the request or history that the model does not know")]
-    filtered_out: Annotated[int, Field(description="items of the catalogue that were seen or excluded")]
+    filtered_out: Annotated[
+        int, Field(description="items of the catalogue that were seen, excluded, or outside the scenario's categories")
+    ]
     top_k_recall: Annotated[
         float | None, Field(description="of an approximate top-k: its measured recall@20; null where top-k is exact")
     ]
@@ -424,6 +426,7 @@ class ScenarioReply(Reply):
     count: int
     deadline_ms: int
     seen: Literal["exclude", "allow"]
+    categories: Annotated[list[str], Field(description="only their items are shown; empty: all are")]
     ranker: ModelName | None
     candidates: Annotated[int | None, Field(description="retrieved for the ranker; null without one")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from service.registry import Registry, Scenario, ServedModel
 N_ITEMS = 40
 CATALOGUE = [f"i{n:02}" for n in range(N_ITEMS)]
 UNAVAILABLE = set(CATALOGUE[::7])
+CATEGORIES = [("Hair > Shampoos", "Hairbrushes", None)[n % 3] for n in range(N_ITEMS)]
+SHOWN = {"home": set(CATALOGUE), "hair": set(CATALOGUE[::3])}  # in a scenario that is limited to `Hair`
 ITEM = st.sampled_from([*CATALOGUE, "unknown"])
 
 
@@ -28,13 +31,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     available = [item not in UNAVAILABLE for item in CATALOGUE]
     table = np.random.default_rng(6).standard_normal((N_ITEMS + 1, 4)).astype(np.float32)
     root = tmp_path_factory.mktemp("forty")
-    path = write_topk_only(root, item_ids=CATALOGUE, counts=counts, available=available, table=table)
+    columns: dict[str, Any] = {"counts": counts, "available": available, "categories": CATEGORIES}
+    path = write_topk_only(root, item_ids=CATALOGUE, table=table, **columns)
     return ServedModel(load(path, intra_op_threads=1, device="cpu"))
 
 
 @pytest.fixture
 def forty(model: ServedModel) -> Registry:
-    return Registry([Scenario("home", model, count=10, deadline_ms=100, seen="exclude")])
+    home = Scenario("home", model, count=10, deadline_ms=100, seen="exclude")
+    return Registry([home, replace(home, name="hair", categories=("Hair",))], default="home")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -46,8 +51,9 @@ def forty(model: ServedModel) -> Registry:
     stateless=st.booleans(),
     listed=st.booleans(),
     user=st.integers(0, 10**12),
+    scenario=st.sampled_from(sorted(SHOWN)),
 )
-async def test_seen_excluded_and_unavailable_items_never_appear(
+async def test_seen_excluded_unavailable_and_foreign_items_never_appear(
     fleet: Running,
     seen: list[str],
     excluded: list[str],
@@ -56,16 +62,17 @@ async def test_seen_excluded_and_unavailable_items_never_appear(
     stateless: bool,
     listed: bool,
     user: int,
+    scenario: str,
 ) -> None:
     owner = {"user_id": f"u{user}"}
-    body: dict[str, Any] = {**owner, "count": count, "exclude": {"item_ids": excluded}}
+    body: dict[str, Any] = {**owner, "scenario": scenario, "count": count, "exclude": {"item_ids": excluded}}
     if stateless:
         body["history"] = [{"item_id": item} for item in seen]
     else:
         await fleet.client.delete(f"/v1/users/u{user}")  # a number may come twice
         await fleet.look(*seen, **owner)
     if listed:
-        await fleet.recommend(**owner)
+        await fleet.recommend(**owner, scenario=scenario)
     fleet.store.away = trouble == "store away"
     header = {"X-Request-Timeout-Ms": "1"} if trouble == "no time" else {}
 
@@ -78,7 +85,8 @@ async def test_seen_excluded_and_unavailable_items_never_appear(
     assert not set(found) & forbidden
     assert len(found) == len(set(found)) <= count
     if response.json()["served"]["tier"] != "cache":  # never fewer than there are
-        assert len(found) == min(count, len(set(CATALOGUE) - forbidden))
+        assert len(found) == min(count, len(SHOWN[scenario] - forbidden))
+    assert set(found) <= SHOWN[scenario]
 
 
 @pytest.fixture
@@ -112,3 +120,9 @@ async def test_two_users_at_once_never_share_what_they_saw(fleet: Running) -> No
 
     for n, reply in enumerate(replies):
         assert set(ids(reply)) == set(CATALOGUE[20:] if n % 2 == 0 else CATALOGUE[:20]) - UNAVAILABLE
+
+
+async def test_similar_items_are_of_the_scenarios_categories(fleet: Running) -> None:
+    response = await fleet.post("/v1/similar", {"scenario": "hair", "item_ids": [CATALOGUE[1]], "count": 40})
+
+    assert set(ids(response.json())) == SHOWN["hair"] - UNAVAILABLE

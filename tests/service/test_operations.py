@@ -25,6 +25,7 @@ async def test_models_and_scenarios_are_listed(running: Running) -> None:
         "count": 3,
         "deadline_ms": 100,
         "seen": "exclude",
+        "categories": [],
         "ranker": None,
         "candidates": None,
     }

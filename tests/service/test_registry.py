@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import ArtefactRefused, NotFound, SettingsError
-from service.registry import Registry, load_registry
+from service.registry import Registry, is_within, load_registry
 from service.settings import Settings
 
 
@@ -45,6 +45,16 @@ def test_a_scenarios_file_maps_names_to_models_and_their_policy(settings_for: Ma
     home, cart = registry.scenario(None), registry.scenario("cart")
     assert (home.name, home.model.name, home.count, home.deadline_ms, home.seen) == ("home", "napkin", 7, 40, "exclude")
     assert (cart.model.name, cart.count, cart.deadline_ms, cart.seen) == ("counts", 10, 100, "allow")
+
+
+@pytest.mark.parametrize(
+    ("category", "is_inside"),
+    [("Hair", True), ("Hair > Shampoos", True), ("Hairbrushes", False), ("Care > Hair", False), (None, False)],
+)
+def test_a_category_holds_what_is_below_it_and_nothing_that_only_begins_like_it(
+    category: str | None, is_inside: bool
+) -> None:
+    assert is_within(category, ["Nails", "Hair"]) is is_inside
 
 
 def test_an_artefact_that_two_scenarios_share_is_loaded_once(settings_for: Make) -> None:
@@ -95,6 +105,11 @@ def test_a_model_is_found_by_name_and_version(registry: Registry) -> None:
         ),
         ('[scenario.home]\nretriever = "nobody"', "scenario.home.retriever: artefact 'nobody' is not in"),
         ('[scenario.home]\nretriever = "../x"', "scenario.home.retriever: artefact pointer '../x' is malformed"),
+        (
+            '[scenario.home]\nretriever = "napkin"\ncategories = ["Hair"]',
+            "scenario.home.categories: no item of napkin@",
+        ),
+        ('[scenario.home]\nretriever = "napkin"\ncategories = []', "scenario.home.categories: found [], list should"),
         ('default = "x"\n[scenario.home]\nretriever = "napkin"', "default: found 'x', expected one of home"),
     ],
 )
