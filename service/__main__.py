@@ -200,7 +200,7 @@ def _run_several(settings: Settings, *, prefer_embedded: bool) -> int:
     from service.logs import take_over_logging
     from service.processes.mode import n_cores, threads_wanted
     from service.processes.supervisor import Supervisor
-    from service.registry import read_scenarios
+    from service.scenarios import read_scenarios
     from service.server import reserve
 
     log = take_over_logging(settings)

@@ -1,24 +1,21 @@
-"""Which model answers which scenario: `scenarios.toml` and the artefacts it points to, loaded and checked."""
+"""Which model answers which scenario: the artefacts that `scenarios.toml` points to, loaded and checked."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from service.artefact.directory import Artefact, list_names, open_artefact, resolve
-from service.artefact.files import role_of
+from service.artefact.directory import Artefact, open_artefact, resolve
 from service.artefact.manifest import Manifest
 from service.artefact.ranker_directory import open_ranker
-from service.errors import ArtefactError, ArtefactRefused, NotFound, SettingsError
+from service.errors import ArtefactRefused, NotFound, SettingsError
 from service.explainer import Explainer
 from service.fallback import PopularItems
 from service.features.sequence import foreign_items
@@ -26,12 +23,9 @@ from service.inference.engine import Operation, ResultRows, Row
 from service.inference.loader import LoadedRetriever, load
 from service.inference.ranker import RankRow
 from service.inference.similarity import ItemSimilarity
+from service.scenarios import ScenarioEntry, ScenariosFile, read_scenarios, scenarios_path
 from service.served_ranker import ServedRanker, load_ranker
 from service.settings import Settings
-
-SCENARIOS_FILE = "scenarios.toml"
-DEFAULT_COUNT = 10
-MAX_CANDIDATES = 1_000
 
 
 class ServedModel:
@@ -164,64 +158,6 @@ class Registry:
         return any(item_id in model.artefact.index_of for model in self.models)
 
 
-class ScenarioEntry(BaseModel):
-    """One table of `scenarios.toml`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    retriever: str
-    count: Annotated[int, Field(ge=1, le=200)] = DEFAULT_COUNT
-    deadline_ms: Annotated[int | None, Field(ge=1)] = None
-    seen: Literal["exclude", "allow"] | None = None
-    categories: Annotated[
-        list[Annotated[str, Field(min_length=1)]] | None,
-        Field(min_length=1, description="show only items of these, or of categories below them"),
-    ] = None
-    ranker: str | None = None
-    ranker_scenario: Annotated[str | None, Field(description="its scenario, where that has another name")] = None
-    candidates: Annotated[int, Field(ge=1, le=MAX_CANDIDATES, description="retrieved for the ranker")] = 200
-
-
-class ScenariosFile(BaseModel):
-    """`scenarios.toml`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    default: str | None = None
-    scenario: Annotated[
-        dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")], ScenarioEntry], Field(min_length=1)
-    ]
-
-
-def read_scenarios(settings: Settings) -> ScenariosFile:
-    """The scenarios with every pointer at one version, so that who reads it later loads the same.
-
-    Raises:
-        SettingsError: the scenarios file is missing or wrong, or there is nothing to serve.
-    """
-    file = _read_file(settings)
-    where = settings.scenarios or settings.artefacts / SCENARIOS_FILE
-    scenarios = {}
-    for name, entry in file.scenario.items():
-        try:
-            path = resolve(settings.artefacts, entry.retriever)
-        except ArtefactError as error:
-            raise SettingsError(f"{where}: scenario.{name}.retriever: {error}") from None
-        pointers = {"retriever": f"{path.parent.name}@{path.name}"}
-        if entry.ranker is not None:
-            try:
-                path = resolve(settings.artefacts, entry.ranker)
-            except ArtefactError as error:
-                raise SettingsError(f"{where}: scenario.{name}.ranker: {error}") from None
-            pointers["ranker"] = f"{path.parent.name}@{path.name}"
-        elif entry.ranker_scenario is not None:
-            raise SettingsError(
-                f"{where}: scenario.{name}.ranker_scenario: there is no ranker it could be a scenario of"
-            )
-        scenarios[name] = entry.model_copy(update=pointers)
-    return file.model_copy(update={"scenario": scenarios})
-
-
 def load_registry(
     settings: Settings,
     progress: Callable[[str, int, int], None] = lambda name, done, of: None,
@@ -280,7 +216,7 @@ def load_registry(
     progress("", len(wanted), len(wanted))
     if refusals:
         raise refusals[0] if len(refusals) == 1 else _all_of(refusals)
-    where = settings.scenarios or settings.artefacts / SCENARIOS_FILE
+    where = scenarios_path(settings)
     return Registry(
         (
             _scenario(
@@ -339,43 +275,6 @@ def _scenario(
         ranker=ranker,
         categories=tuple(entry.categories or ()),
     )
-
-
-def _read_file(settings: Settings) -> ScenariosFile:
-    path = settings.scenarios or settings.artefacts / SCENARIOS_FILE
-    if settings.scenarios is None and not path.is_file():
-        names = [name for name in list_names(settings.artefacts) if _is_retriever(settings.artefacts, name)]
-        if not names:
-            raise SettingsError(
-                f"{settings.artefacts}: found no artefact, expected folders <name>/<version>/ "
-                "as `python -m export` writes them"
-            )
-        return ScenariosFile(scenario={name: ScenarioEntry(retriever=f"{name}@latest") for name in names})
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read as TOML: {error}") from None
-    try:
-        file = ScenariosFile.model_validate(content)
-    except ValidationError as error:
-        raise SettingsError("\n".join(f"{path}: {_fault(fault)}" for fault in error.errors())) from None
-    if file.default is not None and file.default not in file.scenario:
-        raise SettingsError(f"{path}: default: found {file.default!r}, expected one of {', '.join(file.scenario)}")
-    return file
-
-
-def _is_retriever(root: Path, name: str) -> bool:
-    """Whether the newest version can be a scenario by itself; one that cannot be read is tried, and refused aloud."""
-    return role_of(resolve(root, name)) != "ranker"
-
-
-def _fault(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"] if part != "[key]")
-    if fault["type"] == "missing":
-        return f"{key}: is missing"
-    if fault["type"] == "extra_forbidden":
-        return f"{key}: is not a key of this file; expected {', '.join(ScenarioEntry.model_fields)}"
-    return f"{key}: found {fault['input']!r}, {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
 def _all_of(refusals: Sequence[ArtefactRefused]) -> ArtefactRefused:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from service.registry import ScenariosFile
+from service.scenarios import ScenariosFile
 from service.settings import Settings
 
 Role = Literal["worker", "engine"]

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from service.errors import AfterglowError, ArtefactError, SettingsError
 from service.logs import Logger
 from service.processes.line import Orders, Role, Told, as_line, plain
-from service.registry import ScenariosFile
+from service.scenarios import ScenariosFile
 from service.settings import Settings
 
 # Of what a process tells: a refusal lists every reason.

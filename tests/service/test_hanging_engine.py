@@ -16,7 +16,7 @@ from service.metrics import Metrics
 from service.processes import owner, supervisor
 from service.processes.line import Line, Told
 from service.processes.supervisor import Supervisor
-from service.registry import ScenariosFile
+from service.scenarios import ScenariosFile
 from service.settings import Settings
 
 LIMIT_S = 30.0
