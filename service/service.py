@@ -12,7 +12,8 @@ from service.behaviour import Source
 from service.deadline import Clock
 from service.errors import AfterglowError, NotReady
 from service.fallback import LastLists
-from service.inference.engine import Engine, LocalEngine
+from service.inference.engine import Engine
+from service.inference.local_engine import LocalEngine
 from service.intake import EventIntake
 from service.logs import Logger, Pseudonyms, describe, make_logger
 from service.metrics import Metrics

@@ -11,7 +11,7 @@ from pathlib import Path
 import uvloop
 
 from service.errors import SettingsError
-from service.inference.engine import LocalEngine
+from service.inference.local_engine import LocalEngine
 from service.inference.remote_owner import EngineOwner
 from service.logs import Logger
 from service.metrics import Metrics

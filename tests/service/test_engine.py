@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelFailed, Overloaded
-from service.inference.engine import LocalEngine, Operation
+from service.inference.engine import Operation
+from service.inference.local_engine import LocalEngine
 from service.metrics import Metrics
 
 NONE: NDArray[np.int64] = np.empty(0, np.int64)

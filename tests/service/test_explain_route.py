@@ -34,8 +34,8 @@ from service.app import create_app
 from service.artefact.directory import open_artefact
 from service.artefact.phrases import InterestPhrases
 from service.artefact.tables import Catalogue
-from service.inference.engine import LocalEngine
 from service.inference.loader import load
+from service.inference.local_engine import LocalEngine
 from service.inference.remote_engine import RemoteEngine
 from service.inference.remote_owner import EngineOwner
 from service.logs import make_logger

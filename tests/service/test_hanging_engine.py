@@ -10,7 +10,7 @@ from collections import deque
 import pytest
 from napkin import ManualClock
 
-from service.inference.engine import LocalEngine
+from service.inference.local_engine import LocalEngine
 from service.logs import make_logger
 from service.metrics import Metrics
 from service.processes import owner, supervisor

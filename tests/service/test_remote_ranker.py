@@ -12,7 +12,8 @@ import pytest
 from napkin_ranker import napkin_ranker
 
 from service.deadline import Deadline
-from service.inference.engine import LocalEngine, Operation, Row
+from service.inference.engine import Operation, Row
+from service.inference.local_engine import LocalEngine
 from service.inference.ranker import RankRow
 from service.inference.remote_engine import RemoteEngine
 from service.inference.remote_owner import EngineOwner
