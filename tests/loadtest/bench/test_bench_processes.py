@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from loadtest.bench.machine import Cores, divide, parse_cores
 from loadtest.bench.processes import Running, started, tree
+from loadtest.bench.servers import ROOT, Place, afterglow
 from loadtest.errors import InputError, ServiceError
 
 
@@ -20,6 +22,26 @@ def until(condition: Callable[[], bool]) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()
+
+
+def test_the_service_that_is_measured_is_that_of_the_checkout_named(tmp_path: Path) -> None:
+    """Also where the benchmark itself is started in another one."""
+    service = tmp_path / "service"
+    service.mkdir()
+    (service / "__init__.py").touch()
+    (service / "__main__.py").write_text("print(__file__)")
+    setting = afterglow(Place(tmp_path, tmp_path, tmp_path, tmp_path), root=tmp_path).settings[0]
+
+    done = subprocess.run(
+        list(setting.command(0)),
+        env={**os.environ, **setting.environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert Path(done.stdout.strip()) == service / "__main__.py"
 
 
 def test_use_counts_the_processes_and_their_memory(answerer: Running) -> None:
