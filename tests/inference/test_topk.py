@@ -237,7 +237,7 @@ def test_scores_too_large_for_float32_are_ranked_all_the_same(backend: Backend) 
 def test_in_the_graph_more_items_are_scored_exactly_where_all_are_equal(n_items: int, fallbacks: int) -> None:
     topk = make_topk("in-graph", np.ones((n_items + 1, 2), np.float32), available(n_items + 1))
     assert search(topk, [[[1, 1]]], 5) == [([1, 2, 3, 4, 5], [2.0] * 5)]
-    assert topk.fallbacks == fallbacks  # scoring a quarter of the catalogue exactly is the most that is worth it
+    assert topk.fallbacks == fallbacks
 
 
 @pytest.mark.parametrize("name", ["scan", "int8"])

@@ -29,8 +29,8 @@ _QUERIES_AT_ONCE, _SCORES_AT_ONCE = 256, 1 << 23
 _GROUPED_FROM, _GROUP = 20_000, 16
 # Items that are scored exactly beyond the k wanted ones: as many as may lie within float32's rounding of the k-th.
 _SPARE, _GROWTH = 8, 4
-# Beyond this share of the catalogue scoring exactly is not worth it.
-_LARGEST_SHARE, _FEW_ITEMS = 1 / 4, 1_024
+# More items than that are scored block by block, by the fall-back: here each takes a vector of float64 at once.
+_MOST_SCORED = 4_096
 # Scores that could be larger may overflow in float32, and the length of a shorter query vanishes in it.
 _LARGEST_SCORE, _SHORTEST_QUERY = 1e37, 1e-15
 # Rows of as many float64 as fill whole lines of the cache are all added up in the same order, whatever their place.
@@ -85,9 +85,8 @@ class InGraphTopK:
         width = k + _SPARE
         rest = self._certify(queries, struck_out, list(range(len(queries))), k, width, found)
         rest = [row for row in rest if not np.isnan(queries[row]).any()]
-        most = max(_FEW_ITEMS, int(self._n_rows * _LARGEST_SHARE))
-        while rest and width < most:
-            width = min(width * _GROWTH, most)
+        while rest and width < _MOST_SCORED:
+            width = min(width * _GROWTH, _MOST_SCORED)
             rest = self._certify(queries, struck_out, rest, k, width, found)
         if rest:
             self.fallbacks += len(rest)
