@@ -11,11 +11,13 @@ from __future__ import annotations
 import itertools
 import random
 import secrets
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
 
+import gevent
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 
@@ -55,6 +57,9 @@ def add_options(parser: Any) -> None:
 def prepare(environment: Environment, **_: Any) -> None:
     """Makes what the users of this process share."""
     Shopper.walk = Walk(environment.parsed_options)
+    if environment.runner is not None:
+        # As at the end of the run's time. Python's own handler raises in whichever user is at work, who prints it.
+        gevent.signal_handler(signal.SIGINT, environment.runner.quit)
 
 
 def write_result(environment: Environment, **_: Any) -> None:
