@@ -263,6 +263,8 @@ def _scenario(
                 f"{where}: scenario.{name}.categories: no item of {model.label} is in {category!r}, "
                 f"expected one of its categories or what one begins with, {some or 'but it has none'}"
             )
+    categories = tuple(entry.categories or ())
+    model.outside(categories)  # found once, here: a first request should not go through the whole catalogue
     evaluation = model.manifest.evaluation
     # The policy under which the model was measured; without a measurement, what shops expect.
     measured: Literal["exclude", "allow"] = "exclude" if evaluation is None or evaluation.seen_filtered else "allow"
@@ -273,7 +275,7 @@ def _scenario(
         deadline_ms=entry.deadline_ms or settings.deadline_ms,
         seen=entry.seen or measured,
         ranker=ranker,
-        categories=tuple(entry.categories or ()),
+        categories=categories,
     )
 
 
