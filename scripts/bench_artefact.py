@@ -1,8 +1,9 @@
 """Writes an artefact for speed measurements: a real encoder with untrained weights over made-up items.
 
 Speed depends on shapes, not on what a model has learnt. `sasrec` is the plain backbone, `llm-esr` the dual view (twice
-the width), `last-item` the vector of the newest item with rows of length 1, so that an allowed last item is always its
-own best answer: a canary. Beside the artefact lies `whole.onnx` for servers without a catalogue scan of their own.
+the width), `eimf` a multi-interest retriever of four queries, `last-item` the vector of the newest item with rows of
+length 1, so that an allowed last item is always its own best answer: a canary. Beside the artefact lies `whole.onnx`
+for servers without a catalogue scan of their own.
 
     python scripts/bench_artefact.py sasrec --items 10000 --dim 64 --out artefacts
 """
@@ -24,7 +25,8 @@ from export.artefact import Draft, write_artefact
 from export.baselines import make_catalogue, random_table, write_topk_only
 from export.graphs import EncoderGraph
 from export.to_onnx import write_encoder
-from models.config import LLMESRConfig
+from models.config import EIMFConfig, LLMESRConfig
+from models.eimf import EIMF
 from models.llm_esr import LLMESR
 from service.artefact.files import ENCODER, ITEMS
 
@@ -58,13 +60,23 @@ def write(kind: str, n_items: int, dim: int, out: Path) -> Path:
         items=graph.items.numpy(),
         catalogue=make_catalogue(item_ids, counts=counts),
         write_encoder=lambda folder: write_encoder(graph, folder) and None,
+        has_attention=graph.inputs.has_attention,
     )
     return write_artefact(draft, out)
 
 
-def model_of(kind: str, n_items: int, dim: int) -> LLMESR:
+def model_of(kind: str, n_items: int, dim: int) -> LLMESR | EIMF:
     """An untrained model; `dim` is the width of the item table, which two views share equally."""
     torch.manual_seed(SEED)
+    if kind == "eimf":
+        plain = EIMFConfig(
+            kind="eimf",
+            hidden_size=dim,
+            max_seq_len=MAX_SEQ_LEN,
+            semantic_prediction_weight=0.0,
+            alignment_weight=0.0,
+        )
+        return EIMF(plain, n_items, None).eval()
     common = {"max_seq_len": MAX_SEQ_LEN, "distillation_weight": 0.0, "collaborative_init": "random"}
     if kind == "sasrec":
         config = LLMESRConfig(views=("collaborative",), hidden_size=dim, **common)  # type: ignore[arg-type]
@@ -92,18 +104,34 @@ def write_whole(artefact: Path, folder: Path) -> None:
     model = onnx.load(artefact / ENCODER, load_external_data=False)
     graph = model.graph
     items = next(each for each in graph.initializer if each.data_location == TensorProto.EXTERNAL)
+    n_queries = next(each for each in graph.output if each.name == "queries").type.tensor_type.shape.dim[1].dim_value
     graph.initializer.extend(
         [
             numpy_helper.from_array(np.array([-1, items.dims[1]], np.int64), "row_shape"),
+            numpy_helper.from_array(np.array([-1, n_queries, items.dims[0]], np.int64), "scores_shape"),
+            numpy_helper.from_array(np.array([1], np.int64), "axis_of_queries"),
             numpy_helper.from_array(np.array([K], np.int64), "k"),
         ]
     )
+    # Of several queries the one that likes an item best counts.
+    largest = [
+        helper.make_node("Reshape", ["all_scores", "scores_shape"], ["scores_of_queries"]),
+        helper.make_node("ReduceMax", ["scores_of_queries", "axis_of_queries"], ["item_scores"], keepdims=0),
+    ]
     graph.node.extend(
         [
             helper.make_node("Reshape", ["queries", "row_shape"], ["rows"]),
             # A transposed product: 10 to 30 % faster than MatMul by a transposed copy, and no copy.
             helper.make_node("Gemm", ["rows", items.name], ["all_scores"], transB=1),
-            helper.make_node("TopK", ["all_scores", "k"], ["scores", "indices"], axis=1, largest=1, sorted=1),
+            *(largest if n_queries > 1 else []),
+            helper.make_node(
+                "TopK",
+                ["item_scores" if n_queries > 1 else "all_scores", "k"],
+                ["scores", "indices"],
+                axis=1,
+                largest=1,
+                sorted=1,
+            ),
         ]
     )
     del graph.output[:]
@@ -118,7 +146,7 @@ def write_whole(artefact: Path, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["sasrec", "llm-esr", "last-item"])
+    parser.add_argument("kind", choices=["sasrec", "llm-esr", "eimf", "last-item"])
     parser.add_argument("--items", type=int, required=True)
     parser.add_argument("--dim", type=int, default=64, help="width of the item table")
     parser.add_argument("--out", type=Path, required=True, help="folder of all artefacts")

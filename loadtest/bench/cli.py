@@ -29,7 +29,7 @@ from loadtest.results import portable
 Plan = dict[str, Callable[[Bench], dict[str, Any]]]
 
 SIZES = {"10k": 10_000, "100k": 100_000, "1m": 1_000_000}
-MODELS = ("sasrec", "llm-esr")
+MODELS = ("sasrec", "llm-esr", "eimf")
 KINDS = ("calibrate", "capacity", "rates", "curve", "budgets", "overload", "soak", "aborts")
 # The level of the ETUDE study and that of Serenade: (items, requests a second, p90 in ms).
 RATES = {"1m": (500.0, 50.0), "100k": (1_000.0, 7.0)}
@@ -50,7 +50,7 @@ class What:
     items: Annotated[str, typer.Option(help=f"Catalogue sizes, separated by commas: {', '.join(SIZES)}.")] = (
         "10k,100k,1m"
     )
-    model: Annotated[str, typer.Option(help="sasrec, or llm-esr (two views).")] = "sasrec"
+    model: Annotated[str, typer.Option(help="sasrec, llm-esr (two views) or eimf (four queries).")] = "sasrec"
     dim: Annotated[int, typer.Option(help="Width of the item table.")] = 64
 
     def shapes(self) -> dict[str, Shape]:

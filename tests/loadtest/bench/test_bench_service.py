@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnxruntime import InferenceSession
 
 from export.baselines import random_table, write_topk_only
 from loadtest.bench import cli, parts
@@ -104,6 +105,23 @@ def test_the_peers_graph_gives_the_best_items_of_the_whole_catalogue(
     # 20 scores determine a query of 8 numbers; the 20 best of all 41 rows by it are the 20 that were answered.
     best = np.argsort(-(items @ query))[:20]
     assert [f"i{row - 1:08d}" for row in best] == alone["item_ids"]
+
+
+def test_of_four_queries_the_peers_graph_takes_the_one_that_likes_an_item_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = _bench_artefact(monkeypatch)
+    artefact = script.write("eimf", N_ITEMS, 8, tmp_path / "artefacts")
+    script.write_whole(artefact, tmp_path / "whole")
+    (tmp_path / "whole" / "item_ids.txt").write_text("\n".join(f"i{number:08d}" for number in range(N_ITEMS)))
+    history = np.array([[4, 8]])
+    session = InferenceSession(artefact / "encoder.onnx", providers=["CPUExecutionProvider"])
+    (queries,) = session.run(["queries"], {"item_seq": history, "seq_len": np.array([2])})
+    assert queries.shape == (1, 4, 8)
+    scores = (queries[0] @ np.load(artefact / "items.npy").T).max(axis=0)
+    best = np.argsort(-scores)[:20]
+    answer = Model(tmp_path / "whole", threads=1).answer([["i00000003", "i00000007"]])[0]
+    assert answer["item_ids"] == [f"i{row - 1:08d}" for row in best]
 
 
 def test_histories_are_seeded_and_prefer_popular_items() -> None:
