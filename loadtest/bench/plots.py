@@ -76,10 +76,10 @@ def budget_shares(parts: Mapping[str, Part]) -> Figure:
 
 
 def memory(part: Part) -> Figure:
-    """Proportional memory of the service over a soak."""
+    """Allocated memory of the service over a soak."""
     samples = part["samples"]
     with drawing() as (figure, axes):
-        axes.plot(range(len(samples)), [sample["pss_mb"] for sample in samples], color=LINES[0])
-        axes.set(xlabel="sample", ylabel="PSS (MB)", title="Memory over the soak")
+        axes.plot(range(len(samples)), [sample["anonymous_mb"] for sample in samples], color=LINES[0])
+        axes.set(xlabel="sample", ylabel="allocated (MB)", title="Memory over the soak")
         axes.set_ylim(bottom=0)
     return figure

@@ -24,14 +24,22 @@ _STOP_S = 15.0
 
 @dataclass(frozen=True)
 class Use:
-    """What a process and its descendants hold at one moment."""
+    """What a process and its descendants hold at one moment.
+
+    `anonymous_mb` is what they have allocated. `pss_mb` adds their share of files that are mapped; it changes when
+    another process that maps them too, any Python for instance, comes or goes.
+    """
 
     cpu_s: float
     pss_mb: float
-    rss_mb: float
+    anonymous_mb: float
     n_processes: int
     n_threads: int
     n_fds: int
+
+
+# Of `Use`, what must stay as it is however long a server runs.
+GROWING = ("anonymous_mb", "n_fds", "n_threads")
 
 
 class Running:
@@ -164,7 +172,8 @@ def tree(pid: int) -> list[int]:
 
 def use_of(pids: Sequence[int]) -> Use:
     """The sum over living processes; what has gone meanwhile counts nothing."""
-    cpu_s = pss = rss = 0.0
+    cpu_s = 0.0
+    kilobytes = {"Pss": 0.0, "Anonymous": 0.0}
     n_processes = n_threads = n_fds = 0
     for pid in pids:
         folder = Path("/proc", str(pid))
@@ -176,10 +185,10 @@ def use_of(pids: Sequence[int]) -> Use:
             n_fds += len(list((folder / "fd").iterdir()))
             for line in (folder / "smaps_rollup").read_text().splitlines():
                 name, _, value = line.partition(":")
-                if name in ("Pss", "Rss"):
-                    kilobytes = float(value.split()[0])
-                    pss, rss = (pss + kilobytes, rss) if name == "Pss" else (pss, rss + kilobytes)
-    return Use(round(cpu_s, 3), round(pss / 1024, 1), round(rss / 1024, 1), n_processes, n_threads, n_fds)
+                if name in kilobytes:
+                    kilobytes[name] += float(value.split()[0])
+    pss_mb, anonymous_mb = (round(each / 1024, 1) for each in kilobytes.values())
+    return Use(round(cpu_s, 3), pss_mb, anonymous_mb, n_processes, n_threads, n_fds)
 
 
 def busy_s() -> float:

@@ -16,7 +16,7 @@ from loadtest.bench.artefacts import Shape, histories
 from loadtest.bench.exchange import ABORTED, http_request
 from loadtest.bench.figures import percentiles
 from loadtest.bench.parts import Bench
-from loadtest.bench.processes import Running, Use
+from loadtest.bench.processes import GROWING, Running, Use
 from loadtest.bench.runs import Load, closed_loop
 from loadtest.bench.servers import K, Place, afterglow, ask_stored
 from loadtest.bench.state import store_histories
@@ -60,11 +60,11 @@ def growth(samples: Sequence[Use]) -> dict[str, Any]:
     """How the last tenth of the samples stands to the second: the first holds caches and pools that still fill up."""
     tenth = max(1, len(samples) // 10)
     told: dict[str, Any] = {"samples": [asdict(each) for each in samples[:: max(1, len(samples) // 60)]]}
-    for name in ("pss_mb", "n_fds", "n_threads"):
+    for name in GROWING:
         early = float(np.median([getattr(each, name) for each in samples[tenth : 2 * tenth] or samples[:1]]))
         late = float(np.median([getattr(each, name) for each in samples[-tenth:]]))
         told[name] = {"early": early, "late": late, "growth": round(late / early - 1, 4) if early else 0.0}
-    told["flat"] = all(told[name]["growth"] <= _GROWTH for name in ("pss_mb", "n_fds", "n_threads"))
+    told["flat"] = all(told[name]["growth"] <= _GROWTH for name in GROWING)
     return told
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from loadtest.bench.processes import GROWING
+
 Part = Mapping[str, Any]
 Row = tuple[str, ...]
 Table = tuple[tuple[str, ...], list[Row]]
@@ -161,8 +163,7 @@ def _overload(name: str, part: Part) -> list[Row]:
 def _soak(name: str, part: Part) -> list[Row]:
     rows = [("requests", f"{part['requests']:,}", "", "")]
     rows += [
-        (key, f"{part[key]['early']:g}", f"{part[key]['late']:g}", f"{part[key]['growth']:+.2%}")
-        for key in ("pss_mb", "n_fds", "n_threads")
+        (key, f"{part[key]['early']:g}", f"{part[key]['late']:g}", f"{part[key]['growth']:+.2%}") for key in GROWING
     ]
     return [(part["shape"], *row) for row in rows]
 

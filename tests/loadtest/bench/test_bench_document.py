@@ -58,8 +58,8 @@ def some_parts() -> dict[str, Any]:
             "p90_ms": {"request": 6.0, "redis": 8.0}, "held": {"request": True, "redis": False},
         },
         "soak/sasrec-10k-d64": {
-            **shape, "requests": 1000, "samples": [{"pss_mb": 100.0}, {"pss_mb": 101.0}],
-            **{key: {"early": 100.0, "late": 101.0, "growth": 0.01} for key in ("pss_mb", "n_fds", "n_threads")},
+            **shape, "requests": 1000, "samples": [{"anonymous_mb": 100.0}, {"anonymous_mb": 101.0}],
+            **{key: {"early": 100.0, "late": 101.0, "growth": 0.01} for key in ("anonymous_mb", "n_fds", "n_threads")},
         },
         "aborts": {"requests": 200, "aborted": 100, "foreign": 0},
     }  # fmt: skip

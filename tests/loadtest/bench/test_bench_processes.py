@@ -48,6 +48,7 @@ def test_use_counts_the_processes_and_their_memory(answerer: Running) -> None:
     use = answerer.use()
     assert use.n_processes == 1
     assert use.pss_mb > 1
+    assert 1 < use.anonymous_mb < 500
     assert use.n_fds >= 4  # three standard ones and the listener
 
 

@@ -144,12 +144,12 @@ def test_mixed_requests_hold_good_and_bad_ones() -> None:
 
 
 def test_growth_compares_the_last_tenth_with_the_second() -> None:
-    def use(pss_mb: float) -> Use:
-        return Use(0.0, pss_mb, pss_mb, 1, 4, 10)
+    def use(anonymous_mb: float) -> Use:
+        return Use(0.0, 300.0, anonymous_mb, 1, 4, 10)
 
     # The first two of twenty still fill caches, then 200 MB, in the end 220: a tenth more.
     told = growth([use(50), use(50), *[use(200)] * 16, use(220), use(220)])
-    assert told["pss_mb"] == {"early": 200.0, "late": 220.0, "growth": 0.1}
+    assert told["anonymous_mb"] == {"early": 200.0, "late": 220.0, "growth": 0.1}
     assert not told["flat"]
     assert growth([use(100)] * 20)["flat"]
 
