@@ -99,7 +99,7 @@ def _measure(path: Path, names: list[str], batches: list[int], rounds: int, thre
     backends = {}
     for name in names:
         started = time.perf_counter()
-        backends[name] = make_topk(_backend(name), items, available, threads=threads)
+        backends[name] = make_topk(_backend(name), items, available, threads=threads, scan_threads=threads)
         print(f"  {name}: ready in {time.perf_counter() - started:.2f} s")
     report: dict[str, Any] = {
         "items": len(items) - 1, "dim": items.shape[1], "threads": threads, "seen": seen, "cpus": os.cpu_count(),

@@ -23,6 +23,7 @@ from service.inference.engine import Operation, ResultRows, Row
 from service.inference.loader import LoadedRetriever, load
 from service.inference.ranker import RankRow
 from service.inference.similarity import ItemSimilarity
+from service.processes.mode import scan_threads
 from service.scenarios import ScenarioEntry, ScenariosFile, read_scenarios, scenarios_path
 from service.served_ranker import ServedRanker, load_ranker
 from service.settings import Settings
@@ -207,6 +208,7 @@ def load_registry(
                     intra_op_threads=settings.intra_op_threads,
                     device=settings.device,
                     top_k=settings.top_k,
+                    scan_threads=scan_threads(settings),
                 )
             )
         except ArtefactRefused as refusal:

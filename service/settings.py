@@ -64,6 +64,14 @@ class Settings(BaseSettings):
         "auto"
     )
     intra_op_threads: Annotated[int, Field(ge=1, description="threads of one model run")] = 1
+    scan_threads: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="threads of one scan of a catalogue above 200,000 items; none = the cores, divided by the "
+            "processes that run models",
+        ),
+    ] = None
     top_k: Annotated[
         Literal["auto", "in-graph", "scan", "int8", "numpy", "approximate"],
         Field(description="how the best items are found; auto is exact and goes by the size of the catalogue"),

@@ -27,11 +27,14 @@ class LoadedRetriever:
     recall: float | None = None  # share of the exact best 20 that `topk` finds; none = all, it is exact
 
 
-def load(path: Path, *, intra_op_threads: int, device: Device, top_k: Choice = "auto") -> LoadedRetriever:
+def load(
+    path: Path, *, intra_op_threads: int, device: Device, top_k: Choice = "auto", scan_threads: int = 1
+) -> LoadedRetriever:
     """The artefact in `path`, ready to serve and warmed up.
 
     Args:
         top_k: a backend that is to be used whatever the device and the size of the catalogue; `auto` chooses.
+        scan_threads: threads of one scan of a large catalogue.
 
     Raises:
         ArtefactRefused: with the reasons of the first step that failed.
@@ -47,7 +50,9 @@ def load(path: Path, *, intra_op_threads: int, device: Device, top_k: Choice = "
         check_golden(retriever, topk)
         return LoadedRetriever(artefact, retriever, topk, "device")
     chosen = choose(top_k, artefact.manifest.n_items)
-    topk = make_topk(chosen, items, available, n_queries=encoder.n_queries, threads=intra_op_threads)
+    topk = make_topk(
+        chosen, items, available, n_queries=encoder.n_queries, threads=intra_op_threads, scan_threads=scan_threads
+    )
     check_golden(retriever, topk)
     if top_k != "approximate":
         return LoadedRetriever(artefact, retriever, topk, chosen)

@@ -20,9 +20,16 @@ def mode(settings: Settings) -> str:
 
 def threads_wanted(settings: Settings) -> int:
     """Threads that can be busy at once: those of model runs and, where models run elsewhere, the event loops."""
+    of_a_run = max(settings.intra_op_threads, settings.scan_threads or 1)
     if settings.engine_process:
-        return settings.workers + settings.intra_op_threads
-    return settings.workers * settings.intra_op_threads
+        return settings.workers + of_a_run
+    return settings.workers * of_a_run
+
+
+def scan_threads(settings: Settings) -> int:
+    """Threads of one scan of a large catalogue in each process that runs models."""
+    n_processes = 1 if settings.engine_process else settings.workers
+    return settings.scan_threads or max(1, n_cores() // n_processes)
 
 
 def n_cores() -> int:

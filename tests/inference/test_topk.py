@@ -252,6 +252,23 @@ def test_rows_that_cannot_be_certified_are_answered_by_the_fallback_and_counted(
     assert topk.fallbacks == 1
 
 
+@pytest.mark.parametrize("name", ["scan", "int8"])
+@pytest.mark.parametrize("n_items", [3, 15, 16, 47, 5_000])
+def test_a_scan_in_several_parts_at_once_finds_the_same(name: Backend, n_items: int) -> None:
+    rng = np.random.default_rng(14)
+    items = rng.integers(-2, 3, (n_items + 1, 8)).astype(np.float32)
+    queries = rng.integers(-2, 3, (5, 2, 8)).astype(np.float32)
+    mask = available(n_items + 1)
+    topk = make_topk(name, items, mask, n_queries=2, scan_threads=3)
+    assert [indices for indices, _ in search(topk, queries, 7)] == reference(items, mask, queries, 7, [[]] * 5)
+
+
+def test_parts_of_a_table_are_whole_groups_and_leave_nothing_out() -> None:
+    assert scan.part_bounds(100, 1) == [(0, 100)]
+    assert scan.part_bounds(100, 3) == [(0, 48), (48, 96), (96, 100)]
+    assert scan.part_bounds(5, 4) == [(0, 5)]
+
+
 class Rounded:
     """A scan that is wrong by as much as it says, in the direction that hides the best item."""
 

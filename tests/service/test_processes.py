@@ -19,7 +19,7 @@ import pytest
 from command import LIMIT_S, Command, Serve, until
 from napkin import ids
 
-from service.processes.mode import mode, threads_wanted
+from service.processes.mode import mode, scan_threads, threads_wanted
 from service.settings import Settings
 
 ASK = {"history": [{"item_id": "a"}], "count": 3}
@@ -226,6 +226,11 @@ def test_a_port_in_use_is_said_before_anything_starts(serve: Serve, napkin: Path
             "4 processes for HTTP, 1 engine process for the models (2 threads a run)",
             6,
         ),
+        (
+            {"workers": 2, "scan_threads": 4},
+            "2 processes, each for HTTP and with models of its own (1 thread a run)",
+            8,
+        ),
         ({"engine_process": True}, "1 process for HTTP, 1 engine process for the models (1 thread a run)", 2),
     ],
 )
@@ -234,6 +239,18 @@ def test_the_mode_is_said_in_a_sentence_and_its_threads_are_counted(
 ) -> None:
     configured = Settings(**settings)
     assert (mode(configured), threads_wanted(configured)) == (says, threads)
+
+
+def test_a_scan_has_the_cores_of_its_process_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.processes.mode.n_cores", lambda: 8)
+    told = [
+        {},
+        {"workers": 3},
+        {"workers": 16},
+        {"workers": 3, "engine_process": True},
+        {"workers": 3, "scan_threads": 7},
+    ]
+    assert [scan_threads(Settings(**settings)) for settings in told] == [8, 2, 1, 8, 7]
 
 
 def test_an_impossible_number_of_workers_is_refused(serve: Serve, napkin: Path) -> None:

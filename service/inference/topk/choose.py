@@ -38,6 +38,7 @@ def make_topk(
     *,
     n_queries: int = 1,
     threads: int = 1,
+    scan_threads: int = 1,
 ) -> TopK:
     """The backend over this table. All of them give the same answers.
 
@@ -45,7 +46,8 @@ def make_topk(
         items: float32 (n_items + 1, dim), finite; row 0 is padding. Read in place; `in-graph` and `int8` add a copy.
         available: bool (n_items + 1,). Kept, not copied: a change shows in the next search.
         n_queries: queries of a row.
-        threads: threads of one search; NumPy's are set for the whole process.
+        threads: threads of one search of `in-graph`; NumPy's are set for the whole process.
+        scan_threads: those of one of `scan` or `int8`.
 
     Raises:
         ValueError: the two tables do not fit each other.
@@ -56,7 +58,7 @@ def make_topk(
         return exact
     if backend == "in-graph":
         return InGraphTopK(items, available, exact, n_queries, threads)
-    scan = CertifiedTopK(GroupSelector(FloatScan(items, threads), items), items, available, exact)
+    scan = CertifiedTopK(GroupSelector(FloatScan(items, scan_threads), items), items, available, exact)
     if backend == "scan":
         return scan
-    return CertifiedTopK(GroupSelector(Int8Scan(items, threads), items), items, available, scan)
+    return CertifiedTopK(GroupSelector(Int8Scan(items, scan_threads), items), items, available, scan)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from service.inference.topk.exact import largest_norm, norms, query_norms, rounding
 from service.inference.topk.onnx_graph import GraphWriter
-from service.inference.topk.scan import GROUP, BoundPass, ScanError
+from service.inference.topk.passes import BoundPass, Passes
+from service.inference.topk.scan import GROUP, ScanError, part_bounds
 
 _LARGEST = 127  # of an int8; -128 is not used
 # How 0 is written in unsigned bytes, of queries and of items: with signed items ONNX Runtime adds pairs of products in
@@ -29,38 +30,21 @@ class Int8Scan:
 
     Args:
         items: float32 (n_items + 1, dim), finite. Not kept.
-        threads: threads of one pass.
+        threads: parts of the table that are read at the same time.
     """
 
     def __init__(self, items: NDArray[np.float32], threads: int) -> None:
         self.n_groups = -(-len(items) // GROUP)
         self._longest = largest_norm(items)
-        graph = GraphWriter()
-        graph.input("queries", "uint8", ["n", items.shape[1]])
-        graph.input("scales", "float32", ["n", 1])
-        graph.output("maxima", "float32", ["n", "groups"])
-        zero = graph.constant("zero", np.array(_ZERO, np.uint8))
-        scales, parts, bounds = [], [], []
-        for start in range(0, len(items), _BLOCK_ITEMS):
-            block = _padded(items[start : start + _BLOCK_ITEMS])
-            scale, whole, longest = _rounded(block)
-            scales.append(scale)
-            bounds.append(longest)
-            parts.append(_add_block(graph, f"block_{start}", whole, zero))
+        bounds: list[NDArray[np.float64]] = []
+        self._passes = Passes([_pass(items[start:end], bounds) for start, end in part_bounds(len(items), threads)])
         # One column for each part of a query's bound: its length, what it lost, and float32's rounding.
         self._bounds = np.concatenate([np.concatenate(bounds), np.ones((self.n_groups, 1))], axis=1)
-        together = graph.node("Concat", parts, "together", axis=1)
-        as_float = graph.node("Cast", [together], "as_float", to=1)
-        group_scales = graph.constant("group_scales", np.concatenate(scales))
-        scaled = graph.node("Mul", [as_float, group_scales], "scaled")
-        graph.node("Mul", [scaled, "scales"], "maxima")
-        self._pass = BoundPass(graph.model(), threads, {}, prepack=True)
-        del graph, parts
         _give_memory_back()
 
     def maxima(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
         scales, whole = _rounded_queries(flat)
-        return self._pass.run({"queries": _unsigned(whole), "scales": scales}, (len(flat), self.n_groups))
+        return self._passes.run({"queries": _unsigned(whole), "scales": scales})
 
     def error(self, queries: NDArray[np.float32]) -> ScanError:
         batch, n_queries, dim = queries.shape
@@ -70,6 +54,27 @@ class Int8Scan:
         most_lost = lost.reshape(batch, n_queries).max(axis=1)
         per_row = np.stack([query_norms(queries), most_lost, rounding(queries, self._longest)], axis=1)
         return ScanError(per_row, self._bounds)
+
+
+def _pass(items: NDArray[np.float32], bounds: list[NDArray[np.float64]]) -> BoundPass:
+    """The pass over these items; appends (groups, 2) of what was lost and kept at most, see `_rounded`."""
+    graph = GraphWriter()
+    graph.input("queries", "uint8", ["n", items.shape[1]])
+    graph.input("scales", "float32", ["n", 1])
+    graph.output("maxima", "float32", ["n", "groups"])
+    zero = graph.constant("zero", np.array(_ZERO, np.uint8))
+    scales, parts = [], []
+    for start in range(0, len(items), _BLOCK_ITEMS):
+        scale, whole, longest = _rounded(_padded(items[start : start + _BLOCK_ITEMS]))
+        scales.append(scale)
+        bounds.append(longest)
+        parts.append(_add_block(graph, f"block_{start}", whole, zero))
+    together = graph.node("Concat", parts, "together", axis=1)
+    as_float = graph.node("Cast", [together], "as_float", to=1)
+    group_scales = graph.constant("group_scales", np.concatenate(scales))
+    scaled = graph.node("Mul", [as_float, group_scales], "scaled")
+    graph.node("Mul", [scaled, "scales"], "maxima")
+    return BoundPass(graph.model(), -(-len(items) // GROUP), {}, prepack=True)
 
 
 def _rounded(

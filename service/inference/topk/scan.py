@@ -8,16 +8,15 @@ is copied (an initializer would be, and a prepacked MatMul would copy it once mo
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.runtime import import_onnxruntime, session_options
 from service.inference.topk.exact import largest_norm, rounding
 from service.inference.topk.onnx_graph import GraphWriter
+from service.inference.topk.passes import BoundPass, Passes
 
 GROUP = 16
 
@@ -63,57 +62,30 @@ class FloatScan:
 
     Args:
         items: float32 (n_items + 1, dim), C order. Read in place, never copied.
-        threads: threads of one pass.
+        threads: parts of the table that are read at the same time.
     """
 
     def __init__(self, items: NDArray[np.float32], threads: int) -> None:
         self.n_groups = -(-len(items) // GROUP)
         self._longest = largest_norm(items)
-        blocks = {f"items_{start}": items[start:end] for start, end in block_bounds(len(items), items.shape[1] * 4)}
-        self._pass = BoundPass(_float_graph(blocks, items.shape[1]), threads, blocks)
+        passes = []
+        for first, end in part_bounds(len(items), threads):
+            part = items[first:end]
+            blocks = {f"items_{start}": part[start:stop] for start, stop in block_bounds(len(part), part.shape[1] * 4)}
+            passes.append(BoundPass(_float_graph(blocks, part.shape[1]), -(-len(part) // GROUP), blocks))
+        self._passes = Passes(passes)
 
     def maxima(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._pass.run({"queries": flat}, (len(flat), self.n_groups))
+        return self._passes.run({"queries": flat})
 
     def error(self, queries: NDArray[np.float32]) -> ScanError:
         return ScanError(rounding(queries, self._longest)[:, None], np.ones((1, 1)))
 
 
-class BoundPass:
-    """A graph whose large inputs are bound once and whose small ones come with each call. One call at a time.
-
-    Args:
-        model: the graph; its output is `maxima`, float32.
-        fixed: inputs that stay, in place. The arrays must not move.
-        prepack: let ONNX Runtime rearrange the constants of the graph, in a copy that replaces them.
-    """
-
-    def __init__(self, model: bytes, threads: int, fixed: dict[str, Any], *, prepack: bool = False) -> None:
-        ort = import_onnxruntime()
-        options = session_options(ort, threads)
-        # The graph is written as it should run; and each size of batch would otherwise keep a memory plan of its own.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.enable_mem_pattern = False
-        options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
-        # Constants outside the arena, which grows by doubling and never shrinks.
-        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        self._value = ort.OrtValue.ortvalue_from_numpy
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._binding = self._session.io_binding()
-        self._fixed = [self._value(block) for block in fixed.values()]  # shares the array's memory
-        for name, value in zip(fixed, self._fixed, strict=True):
-            self._binding.bind_ortvalue_input(name, value)
-        self._one_at_a_time = threading.Lock()
-
-    def run(self, inputs: dict[str, NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """The output, of that shape."""
-        maxima = np.empty(shape, np.float32)
-        with self._one_at_a_time:
-            for name, array in inputs.items():
-                self._binding.bind_ortvalue_input(name, self._value(np.ascontiguousarray(array)))
-            self._binding.bind_output("maxima", "cpu", 0, np.float32, shape, maxima.ctypes.data)
-            self._session.run_with_iobinding(self._binding)
-        return maxima
+def part_bounds(n_rows: int, n_parts: int) -> list[tuple[int, int]]:
+    """First row and end of at most so many parts of about one size; every part but the last is made of whole groups."""
+    step = -(-n_rows // (n_parts * GROUP)) * GROUP
+    return [(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 
 def block_bounds(n_rows: int, row_bytes: int) -> list[tuple[int, int]]:
