@@ -282,7 +282,7 @@ class Rounded:
         return maxima
 
     def error(self, queries: NDArray[np.float32]) -> scan.ScanError:
-        return scan.ScanError(np.full((len(queries), 1), 2.001 if self._honest else 0.0), np.ones((1, 1)))
+        return scan.ScanError(np.full((len(queries), 1), 2.001 if self._honest else 0.0), np.ones((1, 1)), np.ones(1))
 
 
 @pytest.mark.parametrize("honest", [True, False])

@@ -18,9 +18,11 @@ from service.inference.topk.passes import BoundPass, Passes
 from service.inference.topk.scan import GROUP, ScanError, part_bounds
 
 _LARGEST = 127  # of an int8; -128 is not used
-# How 0 is written in unsigned bytes, of queries and of items: with signed items ONNX Runtime adds pairs of products in
-# 16 bits where the processor has no VNNI, and these overflow without a word.
-_ZERO = 128
+# Queries have a bit less. Where the processor has no VNNI, ONNX Runtime adds pairs of products of an unsigned and a
+# signed byte in 16 bits, which overflow without a word; 2 x 127 x 127 does not. Unsigned items would be safe too, and
+# slower.
+_LARGEST_OF_QUERIES = 63
+_ZERO_OF_QUERIES = 64  # how 0 is written in their unsigned bytes
 # Items of a block. Its scores, 4 bytes each and for each query, should stay in cache.
 _BLOCK_ITEMS = 16_384
 
@@ -40,11 +42,12 @@ class Int8Scan:
         self._passes = Passes([_pass(items[start:end], bounds) for start, end in part_bounds(len(items), threads)])
         # One column for each part of a query's bound: its length, what it lost, and float32's rounding.
         self._bounds = np.concatenate([np.concatenate(bounds), np.ones((self.n_groups, 1))], axis=1)
+        self._most = self._bounds.max(axis=0)
         _give_memory_back()
 
     def maxima(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
         scales, whole = _rounded_queries(flat)
-        return self._passes.run({"queries": _unsigned(whole), "scales": scales})
+        return self._passes.run({"queries": (whole + _ZERO_OF_QUERIES).astype(np.uint8), "scales": scales})
 
     def error(self, queries: NDArray[np.float32]) -> ScanError:
         batch, n_queries, dim = queries.shape
@@ -53,7 +56,7 @@ class Int8Scan:
         lost = norms(flat.astype(np.float64) - scales.astype(np.float64) * whole)
         most_lost = lost.reshape(batch, n_queries).max(axis=1)
         per_row = np.stack([query_norms(queries), most_lost, rounding(queries, self._longest)], axis=1)
-        return ScanError(per_row, self._bounds)
+        return ScanError(per_row, self._bounds, self._most)
 
 
 def _pass(items: NDArray[np.float32], bounds: list[NDArray[np.float64]]) -> BoundPass:
@@ -62,13 +65,16 @@ def _pass(items: NDArray[np.float32], bounds: list[NDArray[np.float64]]) -> Boun
     graph.input("queries", "uint8", ["n", items.shape[1]])
     graph.input("scales", "float32", ["n", 1])
     graph.output("maxima", "float32", ["n", "groups"])
-    zero = graph.constant("zero", np.array(_ZERO, np.uint8))
+    zeros = (
+        graph.constant("zero_query", np.array(_ZERO_OF_QUERIES, np.uint8)),
+        graph.constant("zero", np.array(0, np.int8)),
+    )
     scales, parts = [], []
     for start in range(0, len(items), _BLOCK_ITEMS):
         scale, whole, longest = _rounded(_padded(items[start : start + _BLOCK_ITEMS]))
         scales.append(scale)
         bounds.append(longest)
-        parts.append(_add_block(graph, f"block_{start}", whole, zero))
+        parts.append(_add_block(graph, f"block_{start}", whole, *zeros))
     together = graph.node("Concat", parts, "together", axis=1)
     as_float = graph.node("Cast", [together], "as_float", to=1)
     group_scales = graph.constant("group_scales", np.concatenate(scales))
@@ -98,20 +104,16 @@ def _padded(block: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([block, np.zeros((missing, block.shape[1]), np.float32)]) if missing else np.asarray(block)
 
 
-def _add_block(graph: GraphWriter, name: str, whole: NDArray[np.int8], zero: str) -> str:
+def _add_block(graph: GraphWriter, name: str, whole: NDArray[np.int8], zero_query: str, zero: str) -> str:
     """Nodes that give a block's group maxima, int32 (n, groups)."""
     n_groups, size, dim = whole.shape
     # Columns ordered by their place in the group: the maximum over a group then runs over rows of memory.
-    columns = _unsigned(whole.transpose(2, 1, 0)).reshape(dim, size * n_groups)
+    columns = np.ascontiguousarray(whole.transpose(2, 1, 0)).reshape(dim, size * n_groups)
     shape = graph.constant(f"{name}_shape", np.array([-1, size, n_groups]))
     items = graph.constant(name, columns)
-    scores = graph.node("MatMulInteger", ["queries", items, zero, zero], f"{name}_scores")
+    scores = graph.node("MatMulInteger", ["queries", items, zero_query, zero], f"{name}_scores")
     grouped = graph.node("Reshape", [scores, shape], f"{name}_grouped")
     return graph.node("ReduceMax", [grouped], f"{name}_maxima", axes=[1], keepdims=0)
-
-
-def _unsigned(whole: NDArray[np.int8]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(whole).view(np.uint8) ^ np.uint8(_ZERO)  # `whole` plus 128, in one byte
 
 
 def _give_memory_back() -> None:
@@ -124,7 +126,7 @@ def _give_memory_back() -> None:
 def _rounded_queries(flat: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
     """Scale (n, 1) of each query, and the queries in integers."""
     largest = np.abs(flat).max(axis=1, keepdims=True)
-    scale = np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
+    scale = np.where(largest > 0, largest / _LARGEST_OF_QUERIES, 1).astype(np.float32)
     with np.errstate(invalid="ignore"):
-        whole = np.rint(flat / scale).clip(-_LARGEST, _LARGEST)
+        whole = np.rint(flat / scale).clip(-_LARGEST_OF_QUERIES, _LARGEST_OF_QUERIES)
     return scale, whole.astype(np.int8)

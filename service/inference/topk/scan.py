@@ -40,15 +40,17 @@ class Scan(Protocol):
 class ScanError:
     """A bound that depends on the row and on the group: `row @ group` summed over the parts.
 
-    `per_row` is (batch, parts), `per_group` (n_groups, parts) or (1, parts) where all groups are alike.
+    `per_row` is (batch, parts), `per_group` (n_groups, parts) or (1, parts) where all groups are alike, `most` (parts,)
+    its maximum over groups, which no search need look for again.
     """
 
     per_row: NDArray[np.float64]
     per_group: NDArray[np.float64]
+    most: NDArray[np.float64]
 
     def largest(self) -> NDArray[np.float64]:
         """(batch,) the bound that holds for every group."""
-        return np.asarray(self.per_row @ self.per_group.max(axis=0))
+        return np.asarray(self.per_row @ self.most)
 
     def of(self, rows: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
         """(pairs,) the bound of each pair."""
@@ -79,7 +81,7 @@ class FloatScan:
         return self._passes.run({"queries": flat})
 
     def error(self, queries: NDArray[np.float32]) -> ScanError:
-        return ScanError(rounding(queries, self._longest)[:, None], np.ones((1, 1)))
+        return ScanError(rounding(queries, self._longest)[:, None], np.ones((1, 1)), np.ones(1))
 
 
 def part_bounds(n_rows: int, n_parts: int) -> list[tuple[int, int]]:
