@@ -80,7 +80,8 @@ class StudyRunner:
         waiting = [cell for cell in self.study.cells if not self.is_done(cell)]
         n_cells, started = len(self.study.cells), time.monotonic()
         self.console.print(f"{self.folder}: {n_cells - len(waiting)} of {n_cells} runs are done")
-        self._write_table()
+        if not waiting or budget_minutes == 0:
+            self._write_table()  # else beside the first run: a table of many intervals takes minutes
         running: list[_Job] = []
         failed: list[Cell] = []
         try:
