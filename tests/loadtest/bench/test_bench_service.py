@@ -90,10 +90,7 @@ def test_a_soak_counts_what_became_of_its_mixed_requests(bench: Bench) -> None:
 def test_the_peers_graph_gives_the_best_items_of_the_whole_catalogue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = _bench_artefact(monkeypatch)
-    artefact = script.write("sasrec", N_ITEMS, 8, tmp_path / "artefacts")
-    script.write_whole(artefact, tmp_path / "whole")
-    (tmp_path / "whole" / "item_ids.txt").write_text("\n".join(f"i{number:08d}" for number in range(N_ITEMS)))
+    artefact = _with_whole_graph("sasrec", tmp_path, monkeypatch)
     model = Model(tmp_path / "whole", threads=1)
     alone = model.answer([["i00000003", "i00000007"]])[0]
     batched = model.answer([["i00000001"] * 9, ["i00000003", "i00000007"]])[1]
@@ -110,10 +107,7 @@ def test_the_peers_graph_gives_the_best_items_of_the_whole_catalogue(
 def test_of_four_queries_the_peers_graph_takes_the_one_that_likes_an_item_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = _bench_artefact(monkeypatch)
-    artefact = script.write("eimf", N_ITEMS, 8, tmp_path / "artefacts")
-    script.write_whole(artefact, tmp_path / "whole")
-    (tmp_path / "whole" / "item_ids.txt").write_text("\n".join(f"i{number:08d}" for number in range(N_ITEMS)))
+    artefact = _with_whole_graph("eimf", tmp_path, monkeypatch)
     history = np.array([[4, 8]])
     session = InferenceSession(artefact / "encoder.onnx", providers=["CPUExecutionProvider"])
     (queries,) = session.run(["queries"], {"item_seq": history, "seq_len": np.array([2])})
@@ -172,6 +166,15 @@ def test_every_kind_of_part_has_a_plan() -> None:
     for kind in cli.KINDS:
         plans |= cli._plan(kind, shapes, 1, 1)
     assert {name.split("/")[0] for name in plans} == set(cli.KINDS)
+
+
+def _with_whole_graph(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small artefact; the folder that a peer reads lies beside it as `whole`."""
+    script = _bench_artefact(monkeypatch)
+    artefact: Path = script.write(kind, N_ITEMS, 8, tmp_path / "artefacts")
+    script.write_whole(artefact, tmp_path / "whole")
+    (tmp_path / "whole" / "item_ids.txt").write_text("\n".join(f"i{number:08d}" for number in range(N_ITEMS)))
+    return artefact
 
 
 def _bench_artefact(monkeypatch: pytest.MonkeyPatch) -> Any:
