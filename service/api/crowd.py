@@ -27,7 +27,7 @@ class Crowd:
     # Of an answer. What refusing costs must not count as what answering costs, or it would leave ever less to answer.
     _REFUSAL = 1 / 8
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, turn_s: float = 0.01) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, turn_s: float = 0.016) -> None:
         self._loop, self._turn_s = loop, turn_s
         self._n_let_in = self._n_refused = 0
         self._clock = self._began_by = time.monotonic
