@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import filterfalse, islice
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,9 @@ from service.artefact.directory import Artefact
 Owner = tuple[Literal["user", "session"], str]
 
 MAX_LOOKS = 100
+# So many of the best are kept as plain numbers, of which nearly all answers are made: with a few numbers NumPy takes
+# longer than a whole answer of the model costs the event loop, and lower tiers are for when it has no time.
+_HEAD = 4_096
 
 
 class PopularItems:
@@ -26,9 +30,22 @@ class PopularItems:
         self.tier: Literal["popular", "static"] = "popular" if artefact.popularity.any() else "static"
         # Stable, so that equally popular items keep the order of item_id.
         self._order = np.argsort(-artefact.popularity[1:], kind="stable") + 1
+        self._head: list[int] = self._order[:_HEAD].tolist()
 
     def best(self, k: int, excluded: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[float | None]]:
         """At most k available indices that are not excluded, best first, and training counts (None in static)."""
+        head = self._best_of_head(k, excluded) if len(excluded) < _HEAD else []
+        is_all = len(head) == k or len(self._head) == len(self._order)
+        items = np.array(head, np.int64) if head and is_all else self._best_of_all(k, excluded)
+        if self.tier == "static":
+            return items, [None] * len(items)
+        return items, self._popularity[items].astype(np.float64).tolist()
+
+    def _best_of_head(self, k: int, excluded: NDArray[np.int64]) -> list[int]:
+        shown = filterfalse(set(excluded.tolist()).__contains__, filter(self._available.item, self._head))
+        return list(islice(shown, k))
+
+    def _best_of_all(self, k: int, excluded: NDArray[np.int64]) -> NDArray[np.int64]:
         found: list[NDArray[np.int64]] = []
         missing, start = k, 0
         while missing > 0 and start < len(self._order):
@@ -37,10 +54,7 @@ class PopularItems:
             kept = some[self._available[some] & ~np.isin(some, excluded)][:missing]
             found.append(kept)
             missing -= len(kept)
-        items = np.concatenate(found) if found else np.empty(0, np.int64)
-        if self.tier == "static":
-            return items, [None] * len(items)
-        return items, [float(count) for count in self._popularity[items]]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)

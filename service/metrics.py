@@ -68,7 +68,7 @@ class Metrics:
         self._inflight = gauge("inflight", "Requests being answered", together="livesum")
         self.stage = HistogramTally(histogram("stage_duration_seconds", "Time in one stage of an answer", "stage"))
         self.served = CounterTally(counter("served", "Answers", "scenario", "tier", "model", "version"))
-        self.degraded = counter("degraded", "Answers below the tier that was due, by reason", "reason")
+        self.degraded = CounterTally(counter("degraded", "Answers below the tier that was due, by reason", "reason"))
         self.deadline_exceeded = counter("deadline_exceeded", "Budgets that ended in a stage", "stage")
         self.shed = counter("shed", "Requests that the engine did not take", "reason")
         self.queue_wait = HistogramTally(
@@ -98,7 +98,7 @@ class Metrics:
             self.stage.observe(duration_ms / 1000, stage)
         if answer.degraded:
             for reason in answer.reasons:
-                self.degraded.labels(reason).inc()
+                self.degraded.inc(reason)
         if not len(answer.picked.items):
             self.empty.labels(scenario).inc()
         self.fold_soon()
@@ -111,13 +111,13 @@ class Metrics:
             self.stage.observe(duration_ms / 1000, stage)
         if answer.degraded:
             for reason in answer.reasons:
-                self.degraded.labels(reason).inc()
+                self.degraded.inc(reason)
         self.fold_soon()
 
     def fold(self) -> None:
         """Counts what was only noted so far."""
         with self._folding:
-            for tally in (self.http, self.stage, self.served, self.queue_wait, self.engine_batch):
+            for tally in (self.http, self.stage, self.served, self.degraded, self.queue_wait, self.engine_batch):
                 tally.fold()
             self._inflight.set(self.n_inflight)
             self._n_unfolded = 0

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
+import pytest
 from napkin import ITEMS
 
-from service.fallback import MAX_LOOKS, LastList, LastLists, Owner
+from service.artefact.directory import Artefact
+from service.fallback import MAX_LOOKS, LastList, LastLists, Owner, PopularItems
 from service.registry import ServedModel
 
 NONE = np.empty(0, np.int64)
@@ -105,3 +110,25 @@ def test_looks_are_remembered_for_their_owner_newest_last_and_only_so_many() -> 
 
     assert (len(looks), looks[0], looks[-1]) == (MAX_LOOKS, ("view", "5"), ("view", str(MAX_LOOKS + 4)))
     assert list(lists.looks(("session", "x"))) == []
+
+
+@pytest.mark.parametrize("missing", [0, 4_096, 4_900])
+def test_popular_items_beyond_the_ones_at_hand_are_found_as_well(missing: int) -> None:
+    popularity = np.arange(5_001)  # item 5000 is the most popular one
+    available = np.ones(5_001, np.bool_)
+    popular = PopularItems(cast(Artefact, SimpleNamespace(popularity=popularity, available=available)))
+
+    available[5_001 - missing :] = False  # a change shows at once
+    items, counts = popular.best(3, np.array([5_000 - missing, 17]))
+
+    assert items.tolist() == [4_999 - missing, 4_998 - missing, 4_997 - missing]
+    assert counts == [4_999.0 - missing, 4_998.0 - missing, 4_997.0 - missing]
+
+
+def test_excluding_most_of_the_catalogue_leaves_the_least_popular_items() -> None:
+    popularity = np.arange(5_001)
+    popular = PopularItems(cast(Artefact, SimpleNamespace(popularity=popularity, available=np.ones(5_001, np.bool_))))
+
+    items, counts = popular.best(20, np.arange(3, 5_001))
+
+    assert (items.tolist(), counts) == ([2, 1], [2.0, 1.0])
