@@ -76,7 +76,7 @@ class Bench:
         """Connections to try: enough to fill a batch, few enough that one waits at most 50 ms."""
         if self.connections is not None:
             return self.connections
-        return (16, 32, 64) if shape.n_items <= 200_000 else (1, 2, 4, 8, 16, 32)
+        return (16, 32, 64) if shape.n_items <= 200_000 else (1, 2, 4, 8, 12, 16, 24)
 
     def load(self, requests: Sequence[bytes]) -> Load:
         return Load(requests, self.cores.generator)
