@@ -15,8 +15,9 @@ class Crowd:
 
     A loop that falls behind reads more at a time each time, and everybody waits for everybody. Once a few turns in a
     row have taken longer than `turn_s`, only as many requests are let in per turn as it can do in that time. A few more
-    are answered from memory, which costs about half, and the rest is refused, which costs an eighth. A single long
-    turn, a burst, harms nobody. Time is processor time: refusing would not help where another process has the core.
+    are answered from memory, which spares the engine and the store, and the rest is refused, which costs an eighth. A
+    single long turn, a burst, harms nobody. Time is processor time: refusing would not help where another process has
+    the core.
     """
 
     _TURNS = 3
