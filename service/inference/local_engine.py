@@ -231,7 +231,9 @@ class LocalEngine:
     def _take(self) -> tuple[list[_Job], list[_Job]]:
         """Jobs that are too late, and those of the next run: all ask what the first one asks. The rest stays in order.
 
-        No more rows than the tightest budget among them bears. Jobs that nobody waits for any more are dropped.
+        No more rows than the tightest budget among them bears. Jobs that nobody waits for any more are dropped. Who
+        would be too late at the end of that run counts as late already: a run that is short enough for the last moments
+        of one budget is so small that everybody behind it comes to their last moments as well.
         """
         late: list[_Job] = []
         batch: list[_Job] = []
@@ -248,11 +250,17 @@ class LocalEngine:
                 if batch and not (job.model is batch[0].model and job.operation == batch[0].operation):
                     others.append(job)
                     continue
-                left_s = job.deadline.left_s - self._delivery_s
-                limit = min(limit, self._pace(job.model, job.operation).rows_within(job.run_limit_s, left_s))
+                limit = min(limit, self._pace(job.model, job.operation).rows_within(job.run_limit_s))
                 (batch if len(batch) < max(limit, 1) else others).append(job)
             waiting.extendleft(reversed(others))
-        return late, batch
+        return (late, batch) if not batch else self._without_hopeless(late, batch)
+
+    def _without_hopeless(self, late: list[_Job], batch: list[_Job]) -> tuple[list[_Job], list[_Job]]:
+        ends_s = self._pace(batch[0].model, batch[0].operation).of(len(batch)) + self._delivery_s
+        in_time = [job for job in batch if job.deadline.left_s >= ends_s]
+        if not in_time:  # by estimates that only a run can correct
+            in_time = [max(batch, key=lambda job: job.deadline.left_s)]
+        return late + [job for job in batch if job not in in_time], in_time
 
     def _score(self, batch: list[_Job]) -> list[Ranked | Exception]:
         model, operation = batch[0].model, batch[0].operation
@@ -288,6 +296,7 @@ class LocalEngine:
         self._metrics.fold_soon()
         for job in late:
             if not job.answer.done():
+                self._metrics.deadline_exceeded.labels("queue").inc()
                 job.answer.set_exception(DeadlineExceeded("The budget ended in the queue."))
         for job, answer in zip(batch, answers, strict=True):
             if job.answer.done():

@@ -45,13 +45,9 @@ class Pace:
         """Seconds a run of so many rows is expected to take; 0 where nothing is known yet."""
         return self._expected[_bucket(n_rows)]
 
-    def rows_within(self, seconds: float, left_s: float = math.inf) -> int:
-        """Most rows whose run is expected to end within the time, or in twice what a run of one row takes.
-
-        Args:
-            left_s: within this in any case, if one row can.
-        """
-        rows, seconds = self._max_rows, min(max(seconds, _LONGER * self.of(1)), left_s)
+    def rows_within(self, seconds: float) -> int:
+        """Most rows whose run is expected to end within the time, or in twice what a run of one row takes."""
+        rows, seconds = self._max_rows, max(seconds, _LONGER * self.of(1))
         while rows > 1 and self.of(rows) > seconds:
             rows = 1 << (_bucket(rows) - 1)
         return rows

@@ -306,6 +306,34 @@ async def test_a_batch_holds_no_more_rows_than_its_tightest_budget_bears(
     assert model.batches[1:] == [[[0], [1]], [[2], [3]]]
 
 
+@pytest.mark.parametrize("others", [0, 2])
+async def test_who_would_be_late_at_the_end_of_a_run_is_left_out_of_it_unless_alone(
+    make: Callable[..., LocalEngine], clock: ManualClock, others: int
+) -> None:
+    engine, model = make(max_batch=4), Model(after=lambda: clock.advance(0.01))
+    engine.warm([Slow(clock)])  # 10 ms a row: 10 and 40 ms for 1 and 3
+    first = await held(engine, model, ample(clock))
+    hopeless, *rest = await queued(
+        1 + others,
+        engine,
+        [
+            ask(engine, model, [0], Deadline.start(10_000, clock(), clock)),
+            *(ask(engine, model, [n], ample(clock)) for n in range(1, 1 + others)),
+        ],
+    )
+
+    clock.advance(9.985)  # 5 ms are left when the run that is held has ended
+    model.gate.set()
+    await asyncio.gather(first, *rest)
+
+    if others:
+        with pytest.raises(DeadlineExceeded):
+            await hopeless
+        assert model.batches[1:] == [[[1], [2]]]  # and not one row alone, for which 5 ms are too short as well
+    else:
+        assert await hopeless == [0]  # only a run can correct the estimate
+
+
 async def test_before_the_first_request_every_size_of_batch_has_run_the_largest_first(clock: ManualClock) -> None:
     engine, model = LocalEngine(Metrics(), max_batch=6, max_waiting=1, clock=clock), Slow(clock)
 
