@@ -258,6 +258,8 @@ class LocalEngine:
     def _without_hopeless(self, late: list[_Job], batch: list[_Job]) -> tuple[list[_Job], list[_Job]]:
         ends_s = self._pace(batch[0].model, batch[0].operation).of(len(batch)) + self._delivery_s
         in_time = [job for job in batch if job.deadline.left_s >= ends_s]
+        if len(in_time) == len(batch):
+            return late, batch
         if not in_time:  # by estimates that only a run can correct
             in_time = [max(batch, key=lambda job: job.deadline.left_s)]
         return late + [job for job in batch if job not in in_time], in_time
