@@ -16,9 +16,10 @@ from service.artefact.directory import Artefact
 Owner = tuple[Literal["user", "session"], str]
 
 MAX_LOOKS = 100
-# So many of the best are kept as plain numbers, of which nearly all answers are made: with a few numbers NumPy takes
-# longer than a whole answer of the model costs the event loop, and lower tiers are for when it has no time.
-_HEAD = 4_096
+# So many of the best are kept as plain numbers, of which nearly all answers are made, and as many hidden items looked
+# up one by one: with a few numbers NumPy takes longer than a whole answer of the model costs the event loop, and lower
+# tiers are for when it has no time. With more numbers it is the other way round.
+_FEW = 4_096
 
 
 class PopularItems:
@@ -30,11 +31,11 @@ class PopularItems:
         self.tier: Literal["popular", "static"] = "popular" if artefact.popularity.any() else "static"
         # Stable, so that equally popular items keep the order of item_id.
         self._order = np.argsort(-artefact.popularity[1:], kind="stable") + 1
-        self._head: list[int] = self._order[:_HEAD].tolist()
+        self._head: list[int] = self._order[:_FEW].tolist()
 
     def best(self, k: int, excluded: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[float | None]]:
         """At most k available indices that are not excluded, best first, and training counts (None in static)."""
-        head = self._best_of_head(k, excluded) if len(excluded) < _HEAD else []
+        head = self._best_of_head(k, excluded) if len(excluded) < _FEW else []
         is_all = len(head) == k or len(self._head) == len(self._order)
         items = np.array(head, np.int64) if head and is_all else self._best_of_all(k, excluded)
         if self.tier == "static":
@@ -64,6 +65,13 @@ class LastList:
     items: NDArray[np.int64]
     scores: NDArray[np.float32]
     seen: NDArray[np.int64]
+
+    def places_without(self, hidden: NDArray[np.int64]) -> list[int]:
+        """Where in the list those items are that are not hidden."""
+        if len(hidden) >= _FEW:
+            return np.flatnonzero(~np.isin(self.items, hidden)).tolist()
+        is_hidden = set(hidden.tolist()).__contains__
+        return [place for place, item in enumerate(self.items.tolist()) if not is_hidden(item)]
 
 
 class LastLists:

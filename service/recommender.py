@@ -268,8 +268,7 @@ def _from_model(
 
 def _from_cache(last: LastList, count: int, hidden: NDArray[np.int64]) -> Picked | None:
     """The last good list without what is hidden by now; None when less than half of the count is left."""
-    is_hidden = set(hidden.tolist()).__contains__  # NumPy's `isin` costs more than the rest of such an answer
-    keep = [place for place, item in enumerate(last.items.tolist()) if not is_hidden(item)][:count]
+    keep = last.places_without(hidden)[:count]
     if 2 * len(keep) < min(count, len(last.items)):
         return None
     return Picked("cache", last.items[keep], last.scores[keep].tolist())

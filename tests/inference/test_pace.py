@@ -36,7 +36,7 @@ def test_one_outlier_changes_nothing_and_a_lasting_change_shows() -> None:
     assert pace.of(1) == 0.002
 
 
-def test_the_most_rows_that_fit_a_time_are_found_and_one_always_does() -> None:
+def test_the_most_rows_that_fit_a_time_are_found_and_two_always_do() -> None:
     pace = Pace(20)
     for rows, seconds in ((1, 0.001), (2, 0.002), (4, 0.004), (8, 0.008), (16, 0.016), (20, 0.020)):
         pace.note(rows, seconds)

@@ -132,3 +132,12 @@ def test_excluding_most_of_the_catalogue_leaves_the_least_popular_items() -> Non
     items, counts = popular.best(20, np.arange(3, 5_001))
 
     assert (items.tolist(), counts) == ([2, 1], [2.0, 1.0])
+
+
+@pytest.mark.parametrize("n_hidden", [3, 5_000])
+def test_what_is_hidden_is_left_out_of_a_last_list_however_much_that_is(n_hidden: int) -> None:
+    hidden = np.arange(7, 7 + n_hidden)  # hides 7 to 9, and with more of them 2000 as well
+
+    places = a_list(9, 3, 7, 6_000, 2_000).places_without(hidden)
+
+    assert places == ([1, 3, 4] if n_hidden == 3 else [1, 3])
