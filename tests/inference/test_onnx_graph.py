@@ -20,6 +20,7 @@ def test_onnx_reads_what_was_written() -> None:
     graph.node("Reshape", [every, shape], "shaped")
     graph.node("Transpose", ["shaped"], "turned", perm=[1, 0])
     graph.node("Transpose", ["turned"], "back", perm=[1, 0])
+    graph.known("back", "float32", ["n", 3])
     graph.node_with("TopK", ["back", "k"], ["scores", "places"], axis=-1)
 
     model = onnx.load_from_string(graph.model())
@@ -28,6 +29,9 @@ def test_onnx_reads_what_was_written() -> None:
     assert model.opset_import[0].version == OPSET
     assert [node.op_type for node in model.graph.node] == ["Gemm", "Reshape", "Transpose", "Transpose", "TopK"]
     assert [axis.dim_param or axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == ["n", 2]
+    (known,) = model.graph.value_info
+    assert known.name == "back"
+    assert [axis.dim_param or axis.dim_value for axis in known.type.tensor_type.shape.dim] == ["n", 3]
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor).tolist() for tensor in model.graph.initializer}
     assert constants == {"table": [[1, 0], [0, 1], [1, 1]], "shape": [-1, 3]}
     (axis,) = model.graph.node[-1].attribute

@@ -105,6 +105,23 @@ def test_a_change_of_availability_shows_in_the_next_search(backend: Backend) -> 
     assert search(topk, [[[2, 1]]], 1) == [([1], [2.0])]
 
 
+@pytest.mark.parametrize("n_queries", [1, 3])
+def test_few_and_many_unavailable_items_may_take_turns(backend: Backend, n_queries: int) -> None:
+    # 20,003 rows are no whole groups of 16; 300 are more than are struck out one by one.
+    rng = np.random.default_rng(15)
+    items = rng.standard_normal((20_003, 16)).astype(np.float32)
+    queries = rng.standard_normal((2, n_queries, 16)).astype(np.float32)
+    mask = available(len(items))
+    topk = make_topk(backend, items, mask, n_queries=n_queries)
+    best = reference(items, mask, queries, 300, [[], []])[0]
+    for hidden in ([], best[:5], best, best[:2]):
+        mask[1:] = True
+        mask[hidden] = False
+        excluded = [best[5:9], []]
+        expected = reference(items, mask, queries, 10, excluded)
+        assert [found for found, _ in search(topk, queries, 10, excluded)] == expected
+
+
 def test_no_rows_give_no_rows(backend: Backend) -> None:
     assert make_topk(backend, ITEMS, available(6)).search(np.empty((0, 1, 2), np.float32), 3, []) == []
 

@@ -14,6 +14,7 @@ tens of megabytes, wrong for a large one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ _GROUPED_FROM, _GROUP = 20_000, 16
 _SPARE, _GROWTH = 8, 4
 # More items than that are scored block by block, by the fall-back: here each takes a vector of float64 at once.
 _MOST_SCORED = 4_096
+# Up to so many unavailable items are struck out row by row; more are a number added to each score, which costs a
+# quarter of the MatMul where scores exceed the cache.
+_MOST_STRUCK_OUT = 256
 # Scores that could be larger may overflow in float32, and the length of a shorter query vanishes in it.
 _LARGEST_SCORE, _SHORTEST_QUERY = 1e37, 1e-15
 # Rows of as many float64 as fill whole lines of the cache are all added up in the same order, whatever their place.
@@ -56,17 +60,15 @@ class InGraphTopK:
         self, items: NDArray[np.float32], available: NDArray[np.bool_], fallback: TopK, n_queries: int, threads: int
     ) -> None:
         check_tables(items, available)
-        ort = import_onnxruntime()
-        options = session_options(ort, threads)
-        options.enable_mem_pattern = False
-        self._session = ort.InferenceSession(_graph(items, n_queries), options, providers=["CPUExecutionProvider"])
-        self._n_rows, self._n_queries = len(items), n_queries
+        self._items, self._n_rows, self._n_queries, self._threads = items, len(items), n_queries, threads
         self._longest = largest_norm(items)
         # More than the float32 scores of two items can be off by together, in lengths of the query: see `rounding`.
         self._slack = 2.0 * items.shape[1] * float(np.finfo(np.float32).eps) * self._longest
         self._available, self._fallback = available, fallback
-        self._known = b""
-        self._hidden = self._infinities = np.empty(0, np.float32)
+        self._infinities = np.empty(0, np.float32)
+        self._hidden: dict[str, NDArray[np.float32]] = {}
+        self._session: Any = None
+        self._note_available()
         self.fallbacks = 0
 
     def search(self, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]) -> list[Ranked]:
@@ -81,7 +83,9 @@ class InGraphTopK:
 
     def _search(self, queries: NDArray[np.float32], k: int, excluded: Sequence[NDArray[np.int64]]) -> list[Ranked]:
         found = [_NOTHING] * len(queries)
-        struck_out = _as_table(excluded, self._n_rows)
+        if self._available.tobytes() != self._known:
+            self._note_available()
+        struck_out = _as_table(excluded, self._n_rows, self._always)
         width = k + _SPARE
         rest = self._certify(queries, struck_out, list(range(len(queries))), k, width, found)
         rest = [row for row in rest if not np.isnan(queries[row]).any()]
@@ -114,7 +118,7 @@ class InGraphTopK:
                 "queries_of_rows": queries[:, None] if self._n_queries > 1 else queries,
                 "struck_out": struck_out,
                 "nothing": self._nothing(struck_out.shape),
-                "hidden": self._hidden_now(),
+                **self._hidden,
                 "k": np.array([min(k, self._n_rows)]),
                 "width": np.array([min(width, self._n_rows)]),
             },
@@ -147,23 +151,39 @@ class InGraphTopK:
             self._infinities = np.full(2 * size, -np.inf, np.float32)
         return self._infinities[:size].reshape(shape)
 
-    def _hidden_now(self) -> NDArray[np.float32]:
-        """What is added to the scores, a number for each row: minus infinity for padding and what is unavailable."""
-        available = self._available.tobytes()
-        if available != self._known:
-            self._known = available
-            self._hidden = np.full(_padded(self._n_rows), -np.inf, np.float32)
-            self._hidden[1 : self._n_rows][self._available[1:]] = 0
-        return self._hidden
+    def _note_available(self) -> None:
+        """What no row may show: padding, what is unavailable, and what fills the table up to whole groups."""
+        self._known = self._available.tobytes()
+        hidden = np.full(_padded(self._n_rows), -np.inf, np.float32)
+        hidden[1 : self._n_rows][self._available[1:]] = 0
+        self._always = np.flatnonzero(hidden)
+        is_masked = len(self._always) > _MOST_STRUCK_OUT
+        if self._session is None or is_masked != bool(self._hidden):
+            graph = _graph(self._items, self._n_queries, is_masked)
+            self._session = None  # one table at a time
+            self._session = _session(graph, self._threads)
+        self._hidden = {}
+        if is_masked:
+            self._hidden, self._always = {"hidden": hidden}, self._always[:1]
 
 
-def _as_table(excluded: Sequence[NDArray[np.int64]], n_rows: int) -> NDArray[np.int64]:
-    """(rows, as many as the longest has) the excluded indices; 0, which is no item, in the place of others."""
-    table = np.zeros((len(excluded), max([1, *map(len, excluded)])), np.int64)
+def _session(graph: bytes, threads: int) -> Any:
+    ort = import_onnxruntime()
+    options = session_options(ort, threads)
+    options.enable_mem_pattern = False
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _as_table(excluded: Sequence[NDArray[np.int64]], n_rows: int, always: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(rows, as many as the longest has) what is struck out: `always`, then the excluded indices, then 0s, no item."""
+    first = len(always)
+    table = np.zeros((len(excluded), first + max(map(len, excluded), default=0)), np.int64)
+    table[:, :first] = always
     for row, indices in zip(table, excluded, strict=True):
-        row[: len(indices)] = indices
-    if table.min(initial=0) < 0 or table.max(initial=0) >= n_rows:
-        table[(table < 0) | (table >= n_rows)] = 0
+        row[first : first + len(indices)] = indices
+    told = table[:, first:]
+    if told.min(initial=0) < 0 or told.max(initial=0) >= n_rows:
+        told[(told < 0) | (told >= n_rows)] = 0
     return table
 
 
@@ -172,7 +192,7 @@ def _padded(n_rows: int) -> int:
     return n_rows if n_rows < _GROUPED_FROM else -(-n_rows // _GROUP) * _GROUP
 
 
-def _graph(items: NDArray[np.float32], n_queries: int) -> bytes:
+def _graph(items: NDArray[np.float32], n_queries: int, is_masked: bool) -> bytes:
     # As few nodes as possible: each costs some microseconds, and most runs are of one or two rows.
     n_rows, dim = _padded(len(items)), items.shape[1]
     of_row = [n_queries] if n_queries > 1 else []
@@ -181,7 +201,8 @@ def _graph(items: NDArray[np.float32], n_queries: int) -> bytes:
     graph.input("queries_of_rows", "float32", ["batch", 1, *of_row, dim])  # the same numbers
     graph.input("struck_out", "int64", ["batch", "excluded"])
     graph.input("nothing", "float32", ["batch", "excluded"])
-    graph.input("hidden", "float32", [n_rows])
+    if is_masked:
+        graph.input("hidden", "float32", [n_rows])
     graph.input("k", "int64", [1])
     graph.input("width", "int64", [1])
     graph.output("items", "int64", ["batch", "k"])
@@ -192,11 +213,13 @@ def _graph(items: NDArray[np.float32], n_queries: int) -> bytes:
 
     # Float32 scores of all items, and the best of those that may appear. (batch, width)
     table = graph.constant("table", np.pad(items, ((0, n_rows - len(items)), (0, 0))))
-    scores = graph.node("Gemm", ["queries", table, "hidden"], "of_queries", transB=1)
+    scores = graph.node("Gemm", ["queries", table, *(["hidden"] if is_masked else [])], "of_queries", transB=1)
     if n_queries > 1:
         by_row = graph.constant("by_row", np.array([-1, n_queries, n_rows]))
         grouped = graph.node("Reshape", [scores, by_row], "grouped")
         scores = graph.node("ReduceMax", [grouped], "of_rows", axes=[1], keepdims=0)
+        for name in (scores, "of_the_rest"):  # so that striking out happens in place
+            graph.known(name, "float32", ["batch", n_rows])
     scores = graph.node("ScatterElements", [scores, "struck_out", "nothing"], "of_the_rest", axis=1)
     if n_rows >= _GROUPED_FROM:
         _best_by_groups(graph, scores, n_rows // _GROUP)

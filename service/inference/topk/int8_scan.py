@@ -69,17 +69,12 @@ def _pass(items: NDArray[np.float32], bounds: list[NDArray[np.float64]]) -> Boun
         graph.constant("zero_query", np.array(_ZERO_OF_QUERIES, np.uint8)),
         graph.constant("zero", np.array(0, np.int8)),
     )
-    scales, parts = [], []
+    parts = []
     for start in range(0, len(items), _BLOCK_ITEMS):
         scale, whole, longest = _rounded(_padded(items[start : start + _BLOCK_ITEMS]))
-        scales.append(scale)
         bounds.append(longest)
-        parts.append(_add_block(graph, f"block_{start}", whole, *zeros))
-    together = graph.node("Concat", parts, "together", axis=1)
-    as_float = graph.node("Cast", [together], "as_float", to=1)
-    group_scales = graph.constant("group_scales", np.concatenate(scales))
-    scaled = graph.node("Mul", [as_float, group_scales], "scaled")
-    graph.node("Mul", [scaled, "scales"], "maxima")
+        parts.append(_add_block(graph, f"block_{start}", whole, scale, *zeros))
+    graph.node("Concat", parts, "maxima", axis=1)
     return BoundPass(graph.model(), -(-len(items) // GROUP), {}, prepack=True)
 
 
@@ -104,8 +99,10 @@ def _padded(block: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([block, np.zeros((missing, block.shape[1]), np.float32)]) if missing else np.asarray(block)
 
 
-def _add_block(graph: GraphWriter, name: str, whole: NDArray[np.int8], zero_query: str, zero: str) -> str:
-    """Nodes that give a block's group maxima, int32 (n, groups)."""
+def _add_block(
+    graph: GraphWriter, name: str, whole: NDArray[np.int8], scale: NDArray[np.float32], zero_query: str, zero: str
+) -> str:
+    """Nodes that give a block's group maxima, float32 (n, groups), while its scores are in cache."""
     n_groups, size, dim = whole.shape
     # Columns ordered by their place in the group: the maximum over a group then runs over rows of memory.
     columns = np.ascontiguousarray(whole.transpose(2, 1, 0)).reshape(dim, size * n_groups)
@@ -113,7 +110,10 @@ def _add_block(graph: GraphWriter, name: str, whole: NDArray[np.int8], zero_quer
     items = graph.constant(name, columns)
     scores = graph.node("MatMulInteger", ["queries", items, zero_query, zero], f"{name}_scores")
     grouped = graph.node("Reshape", [scores, shape], f"{name}_grouped")
-    return graph.node("ReduceMax", [grouped], f"{name}_maxima", axes=[1], keepdims=0)
+    largest = graph.node("ReduceMax", [grouped], f"{name}_largest", axes=[1], keepdims=0)
+    as_float = graph.node("Cast", [largest], f"{name}_as_float", to="float32")
+    of_groups = graph.node("Mul", [as_float, graph.constant(f"{name}_scales", scale)], f"{name}_of_groups")
+    return graph.node("Mul", [of_groups, "scales"], f"{name}_maxima")
 
 
 def _give_memory_back() -> None:

@@ -30,6 +30,7 @@ class GraphWriter:
     _nodes: list[bytes] = field(default_factory=list)
     _inputs: list[bytes] = field(default_factory=list)
     _outputs: list[bytes] = field(default_factory=list)
+    _known: list[bytes] = field(default_factory=list)
     _initializers: list[bytes] = field(default_factory=list)
 
     def node(self, op: str, inputs: Sequence[str], output: str, **attributes: _Attribute) -> str:
@@ -52,6 +53,10 @@ class GraphWriter:
     def output(self, name: str, dtype: str, shape: Sequence[int | str]) -> None:
         self._outputs.append(_value(name, dtype, shape))
 
+    def known(self, name: str, dtype: str, shape: Sequence[int | str]) -> None:
+        """Says what shape a node's output has, where the nodes alone do not tell: only then is its memory reused."""
+        self._known.append(_value(name, dtype, shape))
+
     def constant(self, name: str, values: NDArray[np.generic]) -> str:
         """The name of an initializer whose values are in the file."""
         axes = b"".join(_number(1, size) for size in values.shape)
@@ -67,6 +72,7 @@ class GraphWriter:
                 *(_message(5, tensor) for tensor in self._initializers),
                 *(_message(11, value) for value in self._inputs),
                 *(_message(12, value) for value in self._outputs),
+                *(_message(13, value) for value in self._known),
             ]
         )
         opset = _text(1, "") + _number(2, OPSET)
