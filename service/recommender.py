@@ -39,7 +39,8 @@ from service.inference.reading import IntentItems
 from service.logs import Logger, describe, new_id
 from service.metrics import Metrics
 from service.ranking import Ordered, RankPath
-from service.registry import Registry, Scenario, ServedModel
+from service.registry import Registry, Scenario
+from service.served_model import ServedModel
 from service.state.store import StateStore
 from service.state_reader import StateReader
 

@@ -18,7 +18,8 @@ from service.intake import EventIntake
 from service.logs import Logger, Pseudonyms, describe, make_logger
 from service.metrics import Metrics
 from service.recommender import Recommender
-from service.registry import Registry, ServedModel
+from service.registry import Registry
+from service.served_model import ServedModel
 from service.served_ranker import ServedRanker
 from service.settings import Settings
 from service.state.store import StateStore

@@ -76,7 +76,9 @@ class Bench:
         """Connections to try: enough to fill a batch, few enough that one waits at most 50 ms."""
         if self.connections is not None:
             return self.connections
-        return (16, 32, 64) if shape.n_items <= 200_000 else (1, 2, 4, 8, 12, 16, 24)
+        if shape.n_items <= 20_000:
+            return 16, 32, 64
+        return (16, 32, 48, 64) if shape.n_items <= 200_000 else (1, 2, 4, 8, 12, 16, 24)
 
     def load(self, requests: Sequence[bytes]) -> Load:
         return Load(requests, self.cores.generator)

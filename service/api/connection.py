@@ -1,8 +1,8 @@
 """One HTTP connection: uvicorn's, and what only the socket knows.
 
-When a request's first byte came, so that its budget counts from there. That its caller has gone, so that nobody works
-for nobody. That its body does not come. And that the event loop has more on its hands than it can do in time: then some
-are answered from memory, and the rest refused as soon as their headers are read.
+When a request came, so that its budget counts from there and not from when it was read. That its caller has gone, so
+that nobody works for nobody. That its body does not come. And that the event loop has more on its hands than it can do
+in time: then some are answered from memory, and the rest refused as soon as their headers are read.
 
 Requests to straight routes, nearly all there are, are answered from here; all others go uvicorn's way.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.api.arrival import no_wait, wait_of
 from service.api.crowd import Crowd, Room
 from service.api.exchange import Exchange, StraightRoute, problem_reply
 from service.api.gate import ABANDON, ARRIVED_AT, BATCHES, CROWDED, QUESTIONS
@@ -60,6 +61,7 @@ class Connection(HttpToolsProtocol):
         self._shed = metrics.shed.labels("loop_busy")
         self._refusal = refusal
         self._starts = tuple(b"POST %s HTTP/1.1\r\n" % path for path in straight)
+        self._wait_s = no_wait
         self._arrived_at = 0.0
         self._receiving = False
         self._refusing = False
@@ -67,6 +69,10 @@ class Connection(HttpToolsProtocol):
         self._exchange: Exchange | None = None  # in progress
         self._idle_since: float | None = None
         self._idle_watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._wait_s = wait_of(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._crowd.is_full and self._refuses_unread(data):
@@ -97,7 +103,7 @@ class Connection(HttpToolsProtocol):
         self.expect_100_continue = False
         self.headers = []
         self._receiving = True
-        self._arrived_at = time.monotonic()
+        self._arrived_at = time.monotonic() - self._wait_s()
 
     def on_headers_complete(self) -> None:
         room: Room = "all"

@@ -14,7 +14,8 @@ from service.api.documented import documented
 from service.api.schemas import LiveReply, ModelsReply, ReadyReply
 from service.errors import Draining, NotReady
 from service.inference.retriever import has_attention
-from service.registry import Registry, ServedModel
+from service.registry import Registry
+from service.served_model import ServedModel
 from service.served_ranker import ServedRanker
 from service.service import Service
 

@@ -43,7 +43,7 @@ from service.features.diversity import diversify, n_candidates
 from service.features.sequence import encode_sequences
 from service.inference.loader import load
 from service.inference.runtime import make_session
-from service.registry import ServedModel
+from service.served_model import ServedModel
 
 RETRIEVERS = ("comirec-sa", "comirec-dr", "mind", "remi")
 QUIET = Console(quiet=True)

@@ -6,7 +6,7 @@ import pytest
 
 from service.inference.loader import load
 from service.inference.topk import BACKENDS, Backend
-from service.registry import ServedModel
+from service.served_model import ServedModel
 
 
 def test_a_small_catalogue_is_served_from_one_graph_unless_another_way_is_asked_for(artefact_path: Path) -> None:

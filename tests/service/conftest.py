@@ -18,7 +18,8 @@ from export.baselines import write_popularity, write_topk_only
 from service.app import create_app
 from service.inference.loader import load
 from service.logs import make_logger
-from service.registry import Registry, Scenario, ServedModel
+from service.registry import Registry, Scenario
+from service.served_model import ServedModel
 from service.service import Service
 from service.settings import Settings
 from service.state.memory import MemoryStore

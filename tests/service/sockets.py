@@ -17,7 +17,8 @@ from napkin import NOW, ManualClock
 from service.app import create_app
 from service.inference.engine import Operation
 from service.logs import make_logger
-from service.registry import Registry, ServedModel
+from service.registry import Registry
+from service.served_model import ServedModel
 from service.server import DrainingServer, listen
 from service.service import Service
 from service.settings import Settings

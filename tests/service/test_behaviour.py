@@ -8,7 +8,7 @@ import pytest
 from service.artefact.directory import Artefact
 from service.ask import Told
 from service.behaviour import behaviour_from_request, behaviour_from_store
-from service.registry import ServedModel
+from service.served_model import ServedModel
 from service.state.store import NewestLooks
 
 A, B, C, D = 1, 2, 3, 4

@@ -16,7 +16,8 @@ from napkin import ITEMS, ManualClock
 from sockets import LIMIT_S, HeldRuns, Served, ask, holding, post, serving, status_of, until
 
 from service.api.crowd import Crowd
-from service.registry import Registry, ServedModel
+from service.registry import Registry
+from service.served_model import ServedModel
 
 
 @pytest.fixture
@@ -94,6 +95,30 @@ def test_a_stream_of_lines_may_take_its_time(serve: Callable[..., Served]) -> No
 
     assert status_of(answer) == 200
     assert answer.count(b'"status":200') == 3
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux says when bytes came")
+def test_a_budget_counts_from_when_the_request_came_and_not_from_when_it_was_read(serve: Callable[..., Served]) -> None:
+    served = serve()
+    client = served.raw()
+    client.sendall(post(ask("a")))
+    client.recv(65_536)
+    busy, may_go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        busy.set()
+        may_go_on.wait(LIMIT_S)
+
+    loop = served.service.engine._loop
+    loop.call_soon_threadsafe(hold)
+    busy.wait(LIMIT_S)
+    client.sendall(post(ask("a")))
+    time.sleep(0.1)  # so long it lies in the kernel; the system tells that to within some milliseconds
+    may_go_on.set()
+
+    reply = json.loads(client.recv(65_536).partition(b"\r\n\r\n")[2])
+    assert reply["timing_ms"]["total"] >= 80
+    assert reply["budget_ms"]["left"] <= 60_000 - 80
 
 
 def test_a_crowded_loop_refuses_questions_and_nothing_else(

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from sockets import HeldRuns, Served, ask, holding, post, serving, status_of, until
 
-from service.registry import Registry, ServedModel
+from service.registry import Registry
+from service.served_model import ServedModel
 
 PATH = "/v1/recommend"
 LABELS = {"route": PATH, "method": "POST"}

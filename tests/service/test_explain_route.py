@@ -40,7 +40,8 @@ from service.inference.remote_engine import RemoteEngine
 from service.inference.remote_owner import EngineOwner
 from service.logs import make_logger
 from service.metrics import Metrics
-from service.registry import Registry, Scenario, ServedModel
+from service.registry import Registry, Scenario
+from service.served_model import ServedModel
 from service.service import Service
 from service.settings import Settings
 from service.state.memory import MemoryStore

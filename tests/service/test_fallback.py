@@ -9,7 +9,7 @@ from napkin import ITEMS
 
 from service.artefact.directory import Artefact
 from service.fallback import MAX_LOOKS, LastList, LastLists, Owner, PopularItems
-from service.registry import ServedModel
+from service.served_model import ServedModel
 
 NONE = np.empty(0, np.int64)
 

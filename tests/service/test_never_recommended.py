@@ -15,7 +15,8 @@ from napkin import Running, Start, ids
 
 from export.baselines import write_topk_only
 from service.inference.loader import load
-from service.registry import Registry, Scenario, ServedModel
+from service.registry import Registry, Scenario
+from service.served_model import ServedModel
 
 N_ITEMS = 40
 CATALOGUE = [f"i{n:02}" for n in range(N_ITEMS)]

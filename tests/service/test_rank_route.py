@@ -17,7 +17,8 @@ from service.api.schemas import ModelsReply, RankBatchReply, RankReply, Recommen
 from service.ask import RankAsk
 from service.deadline import Deadline
 from service.errors import Overloaded
-from service.registry import RankerChoice, Registry, Scenario, ServedModel
+from service.registry import RankerChoice, Registry, Scenario
+from service.served_model import ServedModel
 
 
 @pytest.fixture

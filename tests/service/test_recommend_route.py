@@ -12,7 +12,8 @@ import pytest
 from napkin import Running, Start, ids
 
 from service.api.schemas import RecommendReply
-from service.registry import Registry, ServedModel
+from service.registry import Registry
+from service.served_model import ServedModel
 
 
 def past(*item_ids: str) -> list[dict[str, str]]:

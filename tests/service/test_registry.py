@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import ArtefactRefused, NotFound, SettingsError
-from service.registry import Registry, is_within, load_registry
+from service.registry import Registry, load_registry
+from service.served_model import is_within
 from service.settings import Settings
 
 
