@@ -65,6 +65,7 @@ class Connection(HttpToolsProtocol):
         self._arrived_at = 0.0
         self._receiving = False
         self._refusing = False
+        self._refusal_due = False
         self._late: asyncio.TimerHandle | None = None
         self._exchange: Exchange | None = None  # in progress
         self._idle_since: float | None = None
@@ -99,6 +100,7 @@ class Connection(HttpToolsProtocol):
             abandon(GONE)
 
     def on_message_begin(self) -> None:
+        self._say_refused()  # replies leave in the order of their requests
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -189,18 +191,27 @@ class Connection(HttpToolsProtocol):
             return False
         self._crowd.note_refusal()
         self._shed.inc()
-        self.transport.write(self._refusal.reply())
-        self._be_idle()
+        self._refuse_later()
         return True
 
     def _refuse(self) -> None:
         self._refusing = False
         if self.parser.should_keep_alive():
-            self.transport.write(self._refusal.reply())
-            self._be_idle()
+            self._refuse_later()
         else:
             self._write(crowded_loop(), b"connection: close\r\n")
             self.transport.close()
+
+    def _refuse_later(self) -> None:
+        self._say_refused()
+        self._refusal_due = True
+        self._crowd.refuse_later(self._say_refused)
+
+    def _say_refused(self) -> None:
+        if self._refusal_due:
+            self._refusal_due = False
+            self.transport.write(self._refusal.reply())
+            self._be_idle()
 
     def _is_late(self) -> None:
         self._late = None

@@ -16,11 +16,13 @@ class Crowd:
     A loop that falls behind reads more at a time each time, and everybody waits for everybody. Once a few turns in a
     row have taken longer than `turn_s`, only as many requests are let in per turn as it can do in that time. A few more
     are answered from memory, which spares the engine and the store, and the rest is refused, which costs an eighth. A
-    single long turn, a burst, harms nobody. Time is processor time: refusing would not help where another process has
-    the core.
+    single long turn, a burst, harms nobody, as long as it takes no more than six turns. Time is processor time:
+    refusing would not help where another process has the core.
     """
 
     _TURNS = 3
+    # What one turn takes in at most, in turns: as long as the budgets of most requests.
+    _BURST = 6
     _NEWEST = 0.1
     # Of a turn, for answers from memory on top: they absorb an excess of a fifth, and cost no more than that elsewhere.
     # A larger excess has to be refused in any case; to answer some of it from memory would only cost full answers.
@@ -36,6 +38,7 @@ class Crowd:
         self._cost_s = turn_s / 64  # of one request, moving
         self._n_long_turns = 0
         self._from_memory = self._FROM_MEMORY
+        self._refusals: list[Callable[[], None]] = []
 
     def room(self) -> Room:
         """What there is room for in this turn; counts the request if it is let in."""
@@ -54,12 +57,27 @@ class Crowd:
     @property
     def is_full(self) -> bool:
         """Whether there is room for nothing more in this turn."""
-        limit_s = (1 + self._from_memory) * self._turn_s
-        return self._n_long_turns >= self._TURNS and self._n_let_in * self._cost_s >= limit_s
+        in_turns = 1 + self._from_memory if self._n_long_turns >= self._TURNS else self._BURST
+        return self._n_let_in * self._cost_s >= in_turns * self._turn_s
 
     def note_refusal(self) -> None:
         """Counts a request that was refused without asking for room."""
         self._n_refused += 1
+
+    def refuse_later(self, say: Callable[[], None]) -> None:
+        """Refuses when this turn's requests have been read.
+
+        libuv reads on as long as all of 1,024 sockets have something to read. Who is refused at once asks again at
+        once, and the loop would read and refuse for seconds, without a look at answers that are ready.
+        """
+        if not self._refusals:
+            self._loop.call_soon(self._say_refusals)
+        self._refusals.append(say)
+
+    def _say_refusals(self) -> None:
+        refusals, self._refusals = self._refusals, []
+        for say in refusals:
+            say()
 
     def _all_read(self) -> None:
         n_full = self._turn_s / self._cost_s

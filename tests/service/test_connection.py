@@ -178,6 +178,21 @@ def test_a_full_loop_refuses_questions_that_are_all_there_before_they_are_parsed
     assert reply()[0] == 200  # on the same connection
 
 
+def test_refused_questions_behind_each_other_are_answered_one_by_one_and_in_order(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    rooms = iter(["none", "none", "all"])
+    monkeypatch.setattr(Crowd, "room", lambda crowd: next(rooms))
+    client = served.raw()
+    client.sendall(post(ask("a")) * 3)
+
+    answer = b""
+    while answer.count(b"HTTP/1.1 ") < 3 or not answer.endswith(b"}"):
+        answer += client.recv(65_536)
+    assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [503, 503, 200]
+
+
 def test_a_crowded_loop_answers_from_memory_while_there_is_room_for_that(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +266,23 @@ def test_only_turns_that_are_long_again_and_again_harm_anybody(monkeypatch: pyte
     assert late[1] == 12 - late[0]  # an excess of a fifth is answered from memory
     assert [turn(2) for _ in range(10)] == [(2, 0)] * 10  # quiet again
     assert turn(40) == (40, 0)  # and a single burst harms nobody
+
+
+def test_one_turn_takes_in_what_six_can_do_and_not_more() -> None:
+    crowd = Crowd(Turns(), turn_s=0.064)  # by the first estimate 64 requests a turn
+    assert [crowd.room() for _ in range(400)] == ["all"] * 384 + ["none"] * 16
+
+
+def test_who_is_refused_hears_of_it_when_all_have_been_read() -> None:
+    loop, heard = Turns(), list[int]()
+    crowd = Crowd(loop)
+    for number in range(3):
+        crowd.refuse_later(lambda number=number: heard.append(number))
+    assert heard == []
+    loop.turn()
+    assert heard == [0, 1, 2]
+    loop.turn()
+    assert heard == [0, 1, 2]
 
 
 def test_the_clock_of_a_turn_is_one_clock_from_its_begin_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
