@@ -191,21 +191,21 @@ class Connection(HttpToolsProtocol):
             return False
         self._crowd.note_refusal()
         self._shed.inc()
-        self._refuse_later()
+        self._refuse_in_turn()
         return True
 
     def _refuse(self) -> None:
         self._refusing = False
         if self.parser.should_keep_alive():
-            self._refuse_later()
+            self._refuse_in_turn()
         else:
             self._write(crowded_loop(), b"connection: close\r\n")
             self.transport.close()
 
-    def _refuse_later(self) -> None:
+    def _refuse_in_turn(self) -> None:
         self._say_refused()
         self._refusal_due = True
-        self._crowd.refuse_later(self._say_refused)
+        self._crowd.refuse(self._say_refused)
 
     def _say_refused(self) -> None:
         if self._refusal_due:

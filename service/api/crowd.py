@@ -27,6 +27,8 @@ class Crowd:
     # Of a turn, for answers from memory on top: they absorb an excess of a fifth, and cost no more than that elsewhere.
     # A larger excess has to be refused in any case; to answer some of it from memory would only cost full answers.
     _FROM_MEMORY = 0.25
+    # Refusals of a turn that are said at once, while more is read.
+    _AT_ONCE = 128
     # Of an answer. What refusing costs must not count as what answering costs, or it would leave ever less to answer.
     _REFUSAL = 1 / 8
 
@@ -64,12 +66,15 @@ class Crowd:
         """Counts a request that was refused without asking for room."""
         self._n_refused += 1
 
-    def refuse_later(self, say: Callable[[], None]) -> None:
-        """Refuses when this turn's requests have been read.
+    def refuse(self, say: Callable[[], None]) -> None:
+        """Refuses, at once or, where many are refused, when this turn's requests have been read.
 
         libuv reads on as long as all of 1,024 sockets have something to read. Who is refused at once asks again at
         once, and the loop would read and refuse for seconds, without a look at answers that are ready.
         """
+        if self._n_refused <= self._AT_ONCE:
+            say()
+            return
         if not self._refusals:
             self._loop.call_soon(self._say_refusals)
         self._refusals.append(say)
