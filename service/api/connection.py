@@ -2,7 +2,7 @@
 
 When a request came, so that its budget counts from there and not from when it was read. That its caller has gone, so
 that nobody works for nobody. That its body does not come. And that the event loop has more on its hands than it can do
-in time: then some are answered from memory, and the rest refused as soon as their headers are read.
+in time: then some are answered from memory, and the rest refused, most of them unread.
 
 Requests to straight routes, nearly all there are, are answered from here; all others go uvicorn's way.
 """
@@ -208,8 +208,10 @@ class Connection(HttpToolsProtocol):
         self._crowd.refuse(self._say_refused)
 
     def _say_refused(self) -> None:
-        if self._refusal_due:
-            self._refusal_due = False
+        if not self._refusal_due:
+            return
+        self._refusal_due = False
+        if not self.transport.is_closing():  # uvloop raises where one is, and others would not hear theirs
             self.transport.write(self._refusal.reply())
             self._be_idle()
 

@@ -193,6 +193,34 @@ def test_refused_questions_behind_each_other_are_answered_one_by_one_and_in_orde
     assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == [503, 503, 200]
 
 
+def test_who_goes_away_before_the_refusal_is_not_written_to_and_leaves_no_timer(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, held = serve(), list[Any]()
+    monkeypatch.setattr(Crowd, "room", lambda crowd: "none")
+    monkeypatch.setattr(Crowd, "refuse", lambda crowd, say: held.append(say))
+    client = served.raw()
+    client.sendall(post(ask("a")))
+    until(lambda: bool(held))
+    connection, done = held[0].__self__, threading.Event()
+    client.close()
+    until(lambda: connection not in served.server.server_state.connections)
+
+    failures: list[Exception] = []
+
+    def say() -> None:
+        try:
+            held[0]()
+        except Exception as error:  # told below; here it would keep others from hearing theirs
+            failures.append(error)
+        done.set()
+
+    served.service.engine._loop.call_soon_threadsafe(say)
+    assert done.wait(LIMIT_S)
+    assert failures == []
+    assert connection._idle_watch is None
+
+
 def test_a_crowded_loop_answers_from_memory_while_there_is_room_for_that(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
