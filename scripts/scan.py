@@ -41,6 +41,7 @@ def main(
     backend: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(BACKENDS)}; repeatable.")] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Rows of a search; repeatable.")] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Measurements of each.")] = 9,
+    queries: Annotated[int, typer.Option(min=1, help="Queries of a row: EIMF's interests.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one search; set OPENBLAS_NUM_THREADS alike.")] = 1,
     seen: Annotated[int, typer.Option(min=0, help="Items that each row excludes, the best ones first.")] = 0,
     memory: Annotated[bool, typer.Option(help="Measure the memory of two workers instead.")] = False,
@@ -54,6 +55,8 @@ def main(
 
     `python scripts/scan.py --table artefacts/shop/20261121T145649Z-c5fd6c69/items.npy --backend in-graph`
 
+    `python scripts/scan.py --items 1000000 --queries 4 --backend scan --backend int8`
+
     `python scripts/scan.py --items 1000000 --memory --backend scan`
     """
     names = backend or (["scan"] if memory else [name for name in BACKENDS if name != "in-graph" or items <= 100_000])
@@ -66,7 +69,7 @@ def main(
             report = (
                 {name: _memory_of_two(path, name) for name in names}
                 if memory
-                else _measure(path, names, batch or list(BATCHES), rounds, threads, seen)
+                else _measure(path, names, batch or list(BATCHES), queries, rounds, threads, seen)
             )
     except KeyboardInterrupt:
         say.print("interrupted")
@@ -90,7 +93,9 @@ def _write_table(path: Path, n_items: int, dim: int) -> Path:
     return path
 
 
-def _measure(path: Path, names: list[str], batches: list[int], rounds: int, threads: int, seen: int) -> dict[str, Any]:
+def _measure(
+    path: Path, names: list[str], batches: list[int], per_row: int, rounds: int, threads: int, seen: int
+) -> dict[str, Any]:
     items: NDArray[np.float32] = np.load(path, mmap_mode="r")
     available = np.ones(len(items), np.bool_)
     available[0] = False
@@ -99,11 +104,13 @@ def _measure(path: Path, names: list[str], batches: list[int], rounds: int, thre
     backends = {}
     for name in names:
         started = time.perf_counter()
-        backends[name] = make_topk(_backend(name), items, available, threads=threads, scan_threads=threads)
+        backends[name] = make_topk(
+            _backend(name), items, available, n_queries=per_row, threads=threads, scan_threads=threads
+        )
         print(f"  {name}: ready in {time.perf_counter() - started:.2f} s")
     report: dict[str, Any] = {
-        "items": len(items) - 1, "dim": items.shape[1], "threads": threads, "seen": seen, "cpus": os.cpu_count(),
-        "read_gb_s": bandwidth, "sgemm_gflop_s": sgemm, "batches": {},
+        "items": len(items) - 1, "dim": items.shape[1], "queries": per_row, "threads": threads, "seen": seen,
+        "cpus": os.cpu_count(), "read_gb_s": bandwidth, "sgemm_gflop_s": sgemm, "batches": {},
     }  # fmt: skip
     rng = np.random.default_rng(21)
     print(
@@ -111,7 +118,7 @@ def _measure(path: Path, names: list[str], batches: list[int], rounds: int, thre
         f"{'median ms':>10} best ms"
     )
     for batch in batches:
-        queries = rng.standard_normal((batch, 1, items.shape[1])).astype(np.float32)
+        queries = rng.standard_normal((batch, per_row, items.shape[1])).astype(np.float32)
         nothing = [np.empty(0, np.int64)] * batch
         excluded = nothing
         if seen:
@@ -121,7 +128,7 @@ def _measure(path: Path, names: list[str], batches: list[int], rounds: int, thre
         before = {name: topk.fallbacks for name, topk in backends.items()}
         calls = {name: _search(topk, queries, excluded) for name, topk in backends.items()}
         times = _take_turns(calls, rounds)
-        by_bytes, by_flops = items.nbytes / bandwidth / 1e6, 2 * items.size * batch / sgemm / 1e6
+        by_bytes, by_flops = items.nbytes / bandwidth / 1e6, 2 * items.size * batch * per_row / sgemm / 1e6
         report["batches"][batch] = {"different_answers": different}
         for name, ms in times.items():
             median, best = float(np.median(ms)), min(ms)

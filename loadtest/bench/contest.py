@@ -137,7 +137,7 @@ def describe(summary: Summary) -> str:
     return (
         f"{summary['goodput_per_s']:.0f}/s good, p50 {latency.get('p50', float('nan')):.1f} "
         f"p99 {latency.get('p99', float('nan')):.1f} ms, {summary['server_cpu_ms_per_request']} CPU-ms, "
-        f"others {summary['foreign_cores']:.2f} cores"
+        f"others {summary['foreign_cores']:.2f} cores, host {summary['stolen_cores']:.2f}"
     )
 
 

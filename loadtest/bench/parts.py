@@ -299,6 +299,7 @@ def _overloaded(measured: Measured, factor: float, degrade: str, peak: float) ->
         "fds": [measured.before.n_fds, measured.after.n_fds],
         "generator_cpu_share": round(measured.outcome.cpu_s / measured.outcome.seconds, 3),
         "foreign_cores": measured.foreign_cores,
+        "stolen_cores": measured.stolen_cores,
     }
 
 

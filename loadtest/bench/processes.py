@@ -38,6 +38,14 @@ class Use:
     n_fds: int
 
 
+@dataclass(frozen=True)
+class MachineTime:
+    """Processor seconds: worked here, and taken by the host of a virtual machine while there was work."""
+
+    busy_s: float
+    stolen_s: float
+
+
 # Of `Use`, what must stay as it is however long a server runs.
 GROWING = ("anonymous_mb", "n_fds", "n_threads")
 
@@ -191,11 +199,11 @@ def use_of(pids: Sequence[int]) -> Use:
     return Use(round(cpu_s, 3), pss_mb, anonymous_mb, n_processes, n_threads, n_fds)
 
 
-def busy_s() -> float:
-    """Processor seconds that the whole machine has worked since its start, on all cores together."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    user, nice, system, _idle, _iowait, irq, softirq, _steal = fields
-    return (user + nice + system + irq + softirq) / _TICKS_PER_S
+def machine_time(stat: Path = Path("/proc/stat")) -> MachineTime:
+    """What all cores together have done since the machine's start, as the kernel counts it in `stat`."""
+    fields = [int(field) for field in stat.read_text().splitlines()[0].split()[1:9]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = fields
+    return MachineTime((user + nice + system + irq + softirq) / _TICKS_PER_S, steal / _TICKS_PER_S)
 
 
 def _is_alive(pid: int) -> bool:

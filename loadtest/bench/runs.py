@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from loadtest.bench.exchange import Job, Outcome, save_requests
 from loadtest.bench.figures import between, summary
-from loadtest.bench.processes import Running, Use, busy_s
+from loadtest.bench.processes import Running, Use, machine_time
 from loadtest.bench.servers import ROOT
 from loadtest.errors import LoadtestError
 
@@ -45,6 +45,7 @@ class Measured:
     before: Use
     after: Use
     foreign_cores: float  # worked by processes that are no part of the benchmark, on average
+    stolen_cores: float  # wanted by this machine and given to others by its host, on average
 
     def summary(self, *, budget_ms: float, slack_ms: float = 0.0, from_s: float = 0.0) -> dict[str, Any]:
         n = len(self.outcome.planned)
@@ -56,6 +57,7 @@ class Measured:
             "server_pss_mb": self.after.pss_mb,
             "generator_cpu_share": round(self.outcome.cpu_s / self.outcome.seconds, 3),
             "foreign_cores": self.foreign_cores,
+            "stolen_cores": self.stolen_cores,
         }
 
 
@@ -105,16 +107,17 @@ def _run(
             generators.append(stack.enter_context(_generator(job)))
         if (wait := start_at - time.monotonic()) > 0:
             time.sleep(wait)
-        before, busy_before_s, begin = server.use(), busy_s(), time.monotonic()
+        before, machine_before, begin = server.use(), machine_time(), time.monotonic()
         limit_s = sum(seconds for _, seconds in phases) + _ABOVE_ALL_S
         for generator in generators:
             _, complaint = generator.communicate(timeout=limit_s)
             if generator.returncode:
                 raise LoadtestError(complaint.decode(errors="replace").strip() or f"code {generator.returncode}")
-        after, busy, took_s = server.use(), busy_s() - busy_before_s, time.monotonic() - begin
+        after, machine, took_s = server.use(), machine_time(), time.monotonic() - begin
         outcome = Outcome.together([Outcome.load(folder / f"out-{number}.npz") for number in range(n)])
-    foreign_s = busy - (after.cpu_s - before.cpu_s) - outcome.cpu_s
-    return Measured(outcome, before, after, round(max(0.0, foreign_s / took_s), 3))
+    foreign_s = machine.busy_s - machine_before.busy_s - (after.cpu_s - before.cpu_s) - outcome.cpu_s
+    stolen_s = machine.stolen_s - machine_before.stolen_s
+    return Measured(outcome, before, after, round(max(0.0, foreign_s / took_s), 3), round(stolen_s / took_s, 3))
 
 
 @contextlib.contextmanager

@@ -46,9 +46,10 @@ class Gate:
         request_id = record.request_id
         status = 0
         task = asyncio.current_task()
+        is_question = scope["path"] in QUESTIONS  # not the scope itself: it holds `abandon`, a cycle for each request
 
         def abandon(reason: Reason) -> None:
-            if task is not None and (reason == LATE or scope["path"] in QUESTIONS):
+            if task is not None and (reason == LATE or is_question):
                 record.abandoned = reason
                 task.cancel()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.bench.machine import Cores, divide, parse_cores
-from loadtest.bench.processes import Running, started, tree
+from loadtest.bench.processes import MachineTime, Running, machine_time, started, tree
 from loadtest.bench.servers import ROOT, Place, afterglow
 from loadtest.errors import InputError, ServiceError
 
@@ -50,6 +50,13 @@ def test_use_counts_the_processes_and_their_memory(answerer: Running) -> None:
     assert use.pss_mb > 1
     assert 1 < use.anonymous_mb < 500
     assert use.n_fds >= 4  # three standard ones and the listener
+
+
+def test_the_machines_work_is_told_from_what_its_host_took(tmp_path: Path) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 20 30 1000 5 2 3 40 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    assert machine_time(stat) == MachineTime(busy_s=155 * tick_s, stolen_s=40 * tick_s)  # idle and waiting are neither
 
 
 def test_a_paused_server_stands_still_until_it_is_resumed(answerer: Running) -> None:
