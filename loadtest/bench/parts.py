@@ -297,9 +297,7 @@ def _overloaded(measured: Measured, factor: float, degrade: str, peak: float) ->
         "recovery_s": recovery_s(measured.outcome, from_s=5.0, budget_ms=_DEFAULT_BUDGET_MS),
         "pss_mb": [measured.before.pss_mb, measured.after.pss_mb],
         "fds": [measured.before.n_fds, measured.after.n_fds],
-        "generator_cpu_share": round(measured.outcome.cpu_s / measured.outcome.seconds, 3),
-        "foreign_cores": measured.foreign_cores,
-        "stolen_cores": measured.stolen_cores,
+        **measured.surroundings(),
     }
 
 

@@ -55,6 +55,12 @@ class Measured:
         return told | {
             "server_cpu_ms_per_request": round(cpu_ms / n, 4) if n else None,
             "server_pss_mb": self.after.pss_mb,
+            **self.surroundings(),
+        }
+
+    def surroundings(self) -> dict[str, float]:
+        """What else the cores did meanwhile."""
+        return {
             "generator_cpu_share": round(self.outcome.cpu_s / self.outcome.seconds, 3),
             "foreign_cores": self.foreign_cores,
             "stolen_cores": self.stolen_cores,
