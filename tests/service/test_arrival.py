@@ -4,6 +4,7 @@ import socket
 from typing import Any
 
 import pytest
+from sockets import needs_arrivals
 
 from service.api.arrival import no_wait, wait_of
 
@@ -31,16 +32,13 @@ class Told:
         return (bytes(52) + self.milliseconds.to_bytes(4, "little") + bytes(48))[:size]
 
 
-linux = pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux says when bytes came")
-
-
-@linux
+@needs_arrivals
 @pytest.mark.parametrize(("told", "at_least"), [(0, 0.0), (4, 0.0), (8, 0.004), (120, 0.116)])
 def test_what_the_system_says_may_be_a_tick_too_long(told: int, at_least: float) -> None:
     assert wait_of(Transport(Told(told)))() == at_least  # type: ignore[arg-type]
 
 
-@linux
+@needs_arrivals
 def test_a_socket_that_was_closed_meanwhile_has_waited_for_nobody() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from napkin import ITEMS, ManualClock
-from sockets import LIMIT_S, HeldRuns, Served, ask, holding, post, serving, status_of, until
+from sockets import LIMIT_S, HeldRuns, Served, ask, holding, needs_arrivals, post, serving, status_of, until
 
 from service.api.crowd import Crowd
 from service.registry import Registry
@@ -97,7 +97,7 @@ def test_a_stream_of_lines_may_take_its_time(serve: Callable[..., Served]) -> No
     assert answer.count(b'"status":200') == 3
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux says when bytes came")
+@needs_arrivals
 def test_a_budget_counts_from_when_the_request_came_and_not_from_when_it_was_read(serve: Callable[..., Served]) -> None:
     served = serve()
     client = served.raw()
