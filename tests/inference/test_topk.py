@@ -312,6 +312,17 @@ def test_a_scans_own_error_is_what_makes_its_answer_exact(honest: bool, large: A
     assert (found == reference(items, mask, queries, 1, [[]] * 3)) is honest
 
 
+@pytest.mark.parametrize("n_queries", [1, 4, 5, 17])
+def test_a_scan_of_few_queries_and_of_many_gives_the_largest_score_of_each_group(n_queries: int) -> None:
+    # Whole numbers, so that no order of a sum rounds. 40 items are two groups and half of one.
+    rng = np.random.default_rng(15)
+    items = rng.integers(-3, 4, (40, 8)).astype(np.float32)
+    queries = rng.integers(-3, 4, (n_queries, 8)).astype(np.float32)
+    scores = queries @ items.T
+    expected = np.stack([scores[:, :16].max(1), scores[:, 16:32].max(1), scores[:, 32:].max(1)], axis=1)
+    assert np.array_equal(scan.FloatScan(items, 2).maxima(queries), expected)
+
+
 def test_int8_scores_lie_within_the_error_that_the_scan_states() -> None:
     rng = np.random.default_rng(13)
     items = (rng.standard_normal((1_000, 32)) * rng.lognormal(0, 1, (1_000, 1))).astype(np.float32)

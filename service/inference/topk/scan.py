@@ -23,6 +23,10 @@ GROUP = 16
 # Bytes of a block: with its scores it fits the second-level cache, and a MatMul is long enough to be worth its call.
 _BLOCK_BYTES = 1 << 20
 
+# So many queries are multiplied one after the other with each block, which is in cache from the second on. A MatMul of
+# several fills up to 16 columns and takes for two queries what it takes for 16.
+_ONE_BY_ONE = 4
+
 
 class Scan(Protocol):
     """Reads the table once. Group g holds the rows from g x GROUP up to the next group, or to the end of the table."""
@@ -70,15 +74,18 @@ class FloatScan:
     def __init__(self, items: NDArray[np.float32], threads: int) -> None:
         self.n_groups = -(-len(items) // GROUP)
         self._longest = largest_norm(items)
-        passes = []
+        one_by_one, together = [], []
         for first, end in part_bounds(len(items), threads):
             part = items[first:end]
+            n_groups = -(-len(part) // GROUP)
             blocks = {f"items_{start}": part[start:stop] for start, stop in block_bounds(len(part), part.shape[1] * 4)}
-            passes.append(BoundPass(_float_graph(blocks, part.shape[1]), -(-len(part) // GROUP), blocks))
-        self._passes = Passes(passes)
+            one_by_one.append(BoundPass(_one_by_one(blocks, part.shape[1]), n_groups, blocks))
+            together.append(BoundPass(_together(blocks, part.shape[1]), n_groups, blocks))
+        self._one_by_one, self._together = Passes(one_by_one), Passes(together)
 
     def maxima(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._passes.run({"queries": flat})
+        passes = self._one_by_one if len(flat) <= _ONE_BY_ONE else self._together
+        return passes.run({"queries": flat})
 
     def error(self, queries: NDArray[np.float32]) -> ScanError:
         return ScanError(rounding(queries, self._longest)[:, None], np.ones((1, 1)), np.ones(1))
@@ -100,15 +107,28 @@ def block_bounds(n_rows: int, row_bytes: int) -> list[tuple[int, int]]:
     return bounds
 
 
-def _float_graph(blocks: dict[str, NDArray[np.float32]], dim: int) -> bytes:
-    graph = GraphWriter()
-    graph.input("queries", "float32", ["n", dim])
-    graph.output("maxima", "float32", ["n", "groups"])
+def _one_by_one(blocks: dict[str, NDArray[np.float32]], dim: int) -> bytes:
+    """For each block as many products of a matrix and a vector as there are queries."""
+    graph = _graph(blocks, dim)
+    columns = graph.node("Reshape", ["queries", graph.constant("each", np.array([-1, dim, 1]))], "columns")
+    parts = []
+    for name, block in blocks.items():
+        size = min(GROUP, len(block))
+        shape = graph.constant(f"{name}_shape", np.array([-1, len(block) // size, size]))
+        scores = graph.node("MatMul", [name, columns], f"{name}_scores")  # (n, rows, 1)
+        grouped = graph.node("Reshape", [scores, shape], f"{name}_grouped")  # (n, groups, size)
+        parts.append(graph.node("ReduceMax", [grouped], f"{name}_maxima", axes=[2], keepdims=0))
+    graph.node("Concat", parts, "maxima", axis=1)
+    return graph.model()
+
+
+def _together(blocks: dict[str, NDArray[np.float32]], dim: int) -> bytes:
+    """For each block one product of two matrices."""
+    graph = _graph(blocks, dim)
     # Items times queries, not queries times items: the small matrix is the one that MatMul rearranges for each call.
     columns = graph.node("Transpose", ["queries"], "columns", perm=[1, 0])
     parts = []
     for name, block in blocks.items():
-        graph.input(name, "float32", [len(block), dim])
         size = min(GROUP, len(block))
         shape = graph.constant(f"{name}_shape", np.array([len(block) // size, size, -1]))
         scores = graph.node("MatMul", [name, columns], f"{name}_scores")  # (rows, n)
@@ -117,3 +137,12 @@ def _float_graph(blocks: dict[str, NDArray[np.float32]], dim: int) -> bytes:
         parts.append(graph.node("Transpose", [largest], f"{name}_maxima", perm=[1, 0]))
     graph.node("Concat", parts, "maxima", axis=1)
     return graph.model()
+
+
+def _graph(blocks: dict[str, NDArray[np.float32]], dim: int) -> GraphWriter:
+    graph = GraphWriter()
+    graph.input("queries", "float32", ["n", dim])
+    for name, block in blocks.items():
+        graph.input(name, "float32", [len(block), dim])
+    graph.output("maxima", "float32", ["n", "groups"])
+    return graph
