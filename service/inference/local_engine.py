@@ -1,14 +1,16 @@
 """`Engine` in this process: one thread that runs models, and a queue in front of it that knows about deadlines.
 
-The batcher conserves work: whenever the thread is free it takes what is waiting, at once and without a timer. Under
-load batches form by themselves; an idle engine adds no delay. A run cannot be cancelled, so a budget is kept before it:
-a request is admitted when the predicted wait and the predicted run fit into what is left of its budget, a batch holds
-no more rows than its tightest budget bears, and who has gone or is too late meanwhile is not scored.
+Whenever the thread is free it takes what is waiting. Under load batches form by themselves; an idle engine adds no
+delay, and a busy one waits only for callers that it has just answered, where they come back at once (`Patience`). A run
+cannot be cancelled, so a budget is kept before it: a request is admitted when the predicted wait and the predicted run
+fit into what is left of its budget, a batch holds no more rows than its tightest budget bears, and who has gone or is
+too late meanwhile is not scored.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sys
 import threading
@@ -25,6 +27,7 @@ from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelFailed, Overloaded
 from service.inference.engine import Model, Operation, Ranked, Row
 from service.inference.pace import Pace
+from service.inference.patience import Patience
 from service.metrics import Metrics
 from service.timeouts import Timeouts
 
@@ -40,6 +43,7 @@ _BULK_S = 0.03
 _DOUBT_AFTER_S = 0.01
 # Python's own 5 ms is what the engine would wait for the interpreter, after every run, while the event loop is busy.
 _SWITCH_INTERVAL_S = 0.0001
+_NEVER = sys.maxsize
 # How runs are timed before the first request: often enough that a cold first one does not count.
 _WARM_RUNS, _WARM_LENGTH, _WARM_K = 3, 200, 20
 
@@ -77,7 +81,8 @@ class LocalEngine:
         self._paces: dict[tuple[str, Operation], Pace] = {}
         self._alarm: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._delivery_s = 0.0  # from the end of a run until the event loop hears of it: a moving average
-        self._asleep = False
+        self._rings_at = _NEVER  # rows in the queue that wake the thread
+        self._patience = Patience()
         self._stopping = False
         self._run_began_at: float | None = None
         self._run_ends_at: float | None = None  # of the run in progress, as predicted
@@ -142,11 +147,13 @@ class LocalEngine:
             run_limit_s = min(run_limit_s, _BULK_S)
         self._admit(self._pace(model, operation), run_limit_s, deadline, bulk)
         answer: asyncio.Future[Ranked] = self._loop.create_future()
-        job = _Job(model, operation, row, k, excluded, deadline, run_limit_s, self._clock(), answer)
+        asked_at = self._clock()
+        job = _Job(model, operation, row, k, excluded, deadline, run_limit_s, asked_at, answer)
         (self._bulk if bulk else self._waiting).append(job)
-        if self._asleep:
+        self._patience.asked(asked_at)
+        if self.n_waiting >= self._rings_at:
             # Once for all that ask in this tick of the loop.
-            self._asleep = False
+            self._rings_at = _NEVER
             self._loop.call_soon(self._alarm.put, None)
         self._timeouts.add(deadline.left_s, answer, partial(self._give_up, job))
         return await answer  # a caller that is cancelled cancels this too, and so leaves the queue
@@ -216,17 +223,30 @@ class LocalEngine:
         while not self._stopping:
             late, batch = self._take()
             if not (late or batch):
-                self._asleep = True
-                if not self.n_waiting:  # else somebody came between the look and the nap
-                    self._alarm.get()
-                self._asleep = False
+                self._sleep_until(1)
                 continue
+            began_at = self._clock()
             answers: list[Ranked | Exception] = self._score(batch) if batch else []
-            self._run_began_at = self._run_ends_at = None  # before anybody hears of the end
+            ended_at = self._clock()
+            # Before anybody hears of the end.
+            wait_s = self._patience.ended(ended_at, ended_at - began_at, self.n_waiting) if batch else 0.0
+            everybody = min(self.n_waiting + len(batch), self._max_batch)
+            self._run_began_at, self._run_ends_at = None, ended_at + wait_s if wait_s else None
             try:
-                loop.call_soon_threadsafe(self._deliver, self._clock(), late, batch, answers)
+                loop.call_soon_threadsafe(self._deliver, ended_at, late, batch, answers)
             except RuntimeError:  # the loop has closed; nobody waits any more
                 return
+            if wait_s:
+                self._sleep_until(everybody, wait_s)
+                self._run_ends_at = None
+
+    def _sleep_until(self, rows: int, longest_s: float | None = None) -> None:
+        """Until so many rows wait."""
+        self._rings_at = rows
+        if self.n_waiting < rows:  # else they came between the look and the nap
+            with contextlib.suppress(queue.Empty):
+                self._alarm.get(timeout=longest_s)
+        self._rings_at = _NEVER
 
     def _take(self) -> tuple[list[_Job], list[_Job]]:
         """Jobs that are too late, and those of the next run: all ask what the first one asks. The rest stays in order.

@@ -10,7 +10,7 @@ _WINDOW = 32
 _QUANTILE = 0.75
 # How much longer than a run of one row a run of more may take, whatever its share of a budget: a large table is read
 # once for all rows, and runs of one row would answer a fraction of what the engine could.
-_LONGER = 2.0
+_LONGER = 2.5
 
 
 class Pace:
@@ -46,7 +46,7 @@ class Pace:
         return self._expected[_bucket(n_rows)]
 
     def rows_within(self, seconds: float) -> int:
-        """Most rows whose run is expected to end within the time, or in twice what a run of one row takes."""
+        """Most rows whose run is expected to end within the time, or in 2.5 times what a run of one row takes."""
         rows, seconds = self._max_rows, max(seconds, _LONGER * self.of(1))
         while rows > 1 and self.of(rows) > seconds:
             rows = 1 << (_bucket(rows) - 1)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, ModelFailed, Overloaded
+from service.inference import patience
 from service.inference.engine import Operation
 from service.inference.local_engine import LocalEngine
 from service.metrics import Metrics
@@ -125,6 +126,33 @@ async def test_an_idle_engine_runs_a_lone_request_at_once(make: Callable[..., Lo
     await ask(engine, model, [1], ample(clock))
 
     assert model.batches == [[[1]]]
+
+
+async def test_callers_that_come_back_at_once_are_answered_together(
+    make: Callable[..., LocalEngine], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The clock stands between runs, so that everybody is back at once; a wait would last for a minute.
+    monkeypatch.setattr(patience, "_LONGEST_S", 60.0)
+    engine, model = make(), Model(after=lambda: clock.advance(240))
+    for _ in range(2):
+        await asyncio.gather(*(ask(engine, model, [n], Deadline.start(10**7, clock(), clock)) for n in (1, 2)))
+
+    first = await queued(1, engine, [ask(engine, model, [1], Deadline.start(10**7, clock(), clock))])
+    second = asyncio.create_task(ask(engine, model, [2], Deadline.start(10**7, clock(), clock)))
+
+    assert await asyncio.gather(*first, second) == [[1], [2]]
+    assert model.batches == [[[1], [2]]] * 3
+
+
+async def test_a_caller_that_came_back_alone_is_answered_when_the_wait_ends(
+    make: Callable[..., LocalEngine], clock: ManualClock
+) -> None:
+    engine, model = make(), Model(after=lambda: clock.advance(0.004))
+    for _ in range(2):
+        await asyncio.gather(*(ask(engine, model, [n], ample(clock)) for n in (1, 2)))
+
+    assert await ask(engine, model, [1], ample(clock)) == [1]
+    assert model.batches == [[[1], [2]]] * 2 + [[[1]]]
 
 
 async def test_what_waits_is_taken_together_up_to_the_batch(
