@@ -229,8 +229,11 @@ class LocalEngine:
             answers: list[Ranked | Exception] = self._score(batch) if batch else []
             ended_at = self._clock()
             # Before anybody hears of the end.
-            wait_s = self._patience.ended(ended_at, ended_at - began_at, self.n_waiting) if batch else 0.0
-            everybody = min(self.n_waiting + len(batch), self._max_batch)
+            wait_s, everybody = 0.0, 0
+            if batch:
+                wait_s = self._patience.ended(ended_at, ended_at - began_at, self.n_waiting)
+                most = self._pace(batch[0].model, batch[0].operation).rows_within(batch[0].run_limit_s)
+                everybody = min(self.n_waiting + len(batch), most)
             self._run_began_at, self._run_ends_at = None, ended_at + wait_s if wait_s else None
             try:
                 loop.call_soon_threadsafe(self._deliver, ended_at, late, batch, answers)

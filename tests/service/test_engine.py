@@ -144,6 +144,31 @@ async def test_callers_that_come_back_at_once_are_answered_together(
     assert model.batches == [[[1], [2]]] * 3
 
 
+async def test_nobody_is_waited_for_where_a_run_is_full_already(
+    make: Callable[..., LocalEngine], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 240 s a row: a budget of 1,500 s bears runs of two (2.5 times a run of one), though a batch may hold four.
+    monkeypatch.setattr(patience, "_LONGEST_S", 60.0)
+    engine = make(max_batch=4)
+    model = Model(after=lambda: clock.advance(240 * len(model.batches[-1])))
+
+    async def asked(n: int) -> list[int]:
+        return await ask(engine, model, [n], Deadline.start(1_500_000, clock(), clock))
+
+    await asked(1)
+    await asyncio.gather(asked(1), asked(2))  # back at once, and so waited for from now on
+    model.gate.clear()
+    model.running.clear()
+    first = [asyncio.create_task(asked(n)) for n in (3, 4)]
+    await model.until_running()
+    others = await queued(2, engine, [asked(1), asked(2)])
+    model.gate.set()
+
+    async with asyncio.timeout(30):  # four would be everybody, and waited for
+        assert await asyncio.gather(*first, *others) == [[3], [4], [1], [2]]
+    assert model.batches[-2:] == [[[3], [4]], [[1], [2]]]
+
+
 async def test_a_caller_that_came_back_alone_is_answered_when_the_wait_ends(
     make: Callable[..., LocalEngine], clock: ManualClock
 ) -> None:
