@@ -226,14 +226,11 @@ class LocalEngine:
                 self._sleep_until(1)
                 continue
             began_at = self._clock()
-            answers: list[Ranked | Exception] = self._score(batch) if batch else []
+            answers: list[Ranked | Exception] = self._score(batch, began_at) if batch else []
             ended_at = self._clock()
             # Before anybody hears of the end.
-            wait_s, everybody = 0.0, 0
-            if batch:
-                wait_s = self._patience.ended(ended_at, ended_at - began_at, self.n_waiting)
-                most = self._pace(batch[0].model, batch[0].operation).rows_within(batch[0].run_limit_s)
-                everybody = min(self.n_waiting + len(batch), most)
+            wait_s = self._patience.ended(ended_at, ended_at - began_at, self.n_waiting) if batch else 0.0
+            everybody = self._everybody(batch) if wait_s else 0
             self._run_began_at, self._run_ends_at = None, ended_at + wait_s if wait_s else None
             try:
                 loop.call_soon_threadsafe(self._deliver, ended_at, late, batch, answers)
@@ -242,6 +239,11 @@ class LocalEngine:
             if wait_s:
                 self._sleep_until(everybody, wait_s)
                 self._run_ends_at = None
+
+    def _everybody(self, batch: list[_Job]) -> int:
+        """Rows that wait once all of these have asked again, up to those of one run."""
+        pace = self._pace(batch[0].model, batch[0].operation)
+        return min(self.n_waiting + len(batch), pace.rows_within(batch[0].run_limit_s))
 
     def _sleep_until(self, rows: int, longest_s: float | None = None) -> None:
         """Until so many rows wait."""
@@ -287,11 +289,11 @@ class LocalEngine:
             in_time = [max(batch, key=lambda job: job.deadline.left_s)]
         return late + [job for job in batch if job not in in_time], in_time
 
-    def _score(self, batch: list[_Job]) -> list[Ranked | Exception]:
+    def _score(self, batch: list[_Job], started: float) -> list[Ranked | Exception]:
         model, operation = batch[0].model, batch[0].operation
         pace = self._pace(model, operation)
         fallbacks = model.top_k_fallbacks
-        self._run_began_at = started = self._clock()
+        self._run_began_at = started
         self._run_ends_at = started + pace.of(len(batch))
         try:
             found = model.search(

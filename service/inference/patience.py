@@ -20,7 +20,10 @@ _NEWEST = 0.2
 
 
 class Patience:
-    """Moving averages of one engine's runs: how many came back soon after each, and how many waited at its end."""
+    """Moving averages of one engine's runs: how many came back soon after each, and how many waited at its end.
+
+    The event loop says who asked, the engine's thread when a run ended. A count that gets lost between them is no harm.
+    """
 
     def __init__(self) -> None:
         self._until = 0.0
